@@ -1,1 +1,9 @@
-//! Tidegate.
+//! Tidegate: a completion-driven TCP server framework whose limits are promises.
+#![warn(missing_docs)]
+
+mod engine;
+mod memory;
+mod time;
+
+pub use memory::{Buffer, Payload};
+pub use time::Time;

@@ -1,0 +1,162 @@
+//! The payloads of one send.
+
+use std::collections::VecDeque;
+
+use super::Payload;
+
+/// A payload on its way, with what it is charged.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    /// The bytes.
+    pub payload: Payload,
+    /// What its connection is charged for it in send memory, in bytes.
+    pub charge_bytes: usize,
+    /// What it counts against the limit of its connection's send queue, in bytes.
+    pub held_bytes: usize,
+}
+
+/// Payloads that go out together, in order, by one gathered send.
+///
+/// The engine owns a `Gather` from the send until its completion brings it back; what the system did not take is
+/// still in it and goes out with the next send. A payload that has entered a `Gather` has begun and is never dropped
+/// while its connection lives.
+#[derive(Debug, Default)]
+pub(crate) struct Gather {
+    pieces: VecDeque<Piece>,
+    /// How much of the first piece has been sent already.
+    sent_of_first: usize,
+    /// Bytes that are not sent yet, over all pieces.
+    remaining: usize,
+}
+
+impl Gather {
+    /// The most bytes that one send hands to the system: large enough that the cost of the call is small, small
+    /// enough that progress is seen often (with a window of 64 KiB, at least once a window).
+    pub(crate) const SLICE_BYTES: usize = 64 * 1024;
+
+    /// The most pieces that one send hands to the system: 64 iovecs are 1 KiB, copied by the kernel at each call.
+    pub(crate) const PIECES: usize = 64;
+
+    /// Adds a piece behind the others.
+    ///
+    /// # Panics
+    /// If it is empty: an empty message never reaches the wire.
+    pub(crate) fn push(&mut self, piece: Piece) {
+        let length = piece.payload.len();
+        assert!(length > 0, "an empty payload in a send");
+        self.remaining += length;
+        self.pieces.push_back(piece);
+    }
+
+    /// Records that the first `sent` bytes are gone; `finished` gets every piece that is now sent whole.
+    ///
+    /// # Panics
+    /// If more was sent than there is.
+    pub(crate) fn advance(&mut self, sent: usize, mut finished: impl FnMut(Piece)) {
+        assert!(sent <= self.remaining, "{sent} bytes sent of {}", self.remaining);
+        self.remaining -= sent;
+        self.sent_of_first += sent;
+        while let Some(first) = self.pieces.front() {
+            let length = first.payload.len();
+            if self.sent_of_first < length {
+                break;
+            }
+            self.sent_of_first -= length;
+            if let Some(piece) = self.pieces.pop_front() {
+                finished(piece);
+            }
+        }
+    }
+
+    /// Empties the gather; `dropped` gets every piece, sent in part or not at all.
+    pub(crate) fn clear(&mut self, mut dropped: impl FnMut(Piece)) {
+        self.sent_of_first = 0;
+        self.remaining = 0;
+        for piece in self.pieces.drain(..) {
+            dropped(piece);
+        }
+    }
+
+    /// Gives back memory beyond what `pieces` take.
+    pub(crate) fn shrink_to(&mut self, pieces: usize) {
+        self.pieces.shrink_to(pieces);
+    }
+
+    /// Bytes that are not sent yet.
+    pub(crate) fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    /// How many pieces are in it, one begun included.
+    pub(crate) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Whether everything is sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.remaining == 0
+    }
+
+    /// Whether another piece may join the next send.
+    pub(crate) fn has_room(&self) -> bool {
+        self.remaining < Self::SLICE_BYTES && self.pieces.len() < Self::PIECES
+    }
+
+    /// What the next send hands to the system: at most [`SLICE_BYTES`](Self::SLICE_BYTES) in at most
+    /// [`PIECES`](Self::PIECES) slices.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let mut room = Self::SLICE_BYTES;
+        let mut skip = self.sent_of_first;
+        self.pieces.iter().take(Self::PIECES).map_while(move |piece| {
+            if room == 0 {
+                return None;
+            }
+            let bytes = &piece.payload.as_slice()[skip..];
+            skip = 0;
+            let bytes = &bytes[..bytes.len().min(room)];
+            room -= bytes.len();
+            Some(bytes)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn piece(bytes: &[u8]) -> Piece {
+        Piece { payload: Payload::copy_from(bytes), charge_bytes: bytes.len(), held_bytes: bytes.len() }
+    }
+
+    proptest! {
+        /// Whatever is sent however short, the bytes on the wire are the payloads in order, each once.
+        #[test]
+        fn short_sends_of_any_size_deliver_every_byte_in_order(
+            lengths in prop::collection::vec(1usize..100_000, 1..100),
+            shares in prop::collection::vec(1usize..=100, 1..50),
+        ) {
+            let mut gather = Gather::default();
+            let mut expected = Vec::new();
+            for (number, &length) in lengths.iter().enumerate() {
+                let bytes = vec![number as u8; length];
+                expected.extend_from_slice(&bytes);
+                gather.push(piece(&bytes));
+            }
+            let (mut wire, mut finished, mut turn) = (Vec::new(), 0, 0);
+            while !gather.is_empty() {
+                let slices: Vec<&[u8]> = gather.slices().collect();
+                prop_assert!(slices.len() <= Gather::PIECES);
+                let offered = slices.concat();
+                prop_assert!(!offered.is_empty() && offered.len() <= Gather::SLICE_BYTES);
+                let sent = (offered.len() * shares[turn % shares.len()]).div_ceil(100);
+                wire.extend_from_slice(&offered[..sent]);
+                gather.advance(sent, |_| finished += 1);
+                turn += 1;
+            }
+            prop_assert_eq!(wire, expected);
+            prop_assert_eq!(finished, lengths.len());
+            prop_assert_eq!(gather.pieces(), 0);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Memory as pools, each with an exit.
+//!
+//! - [`ReceiveArena`]: the page-aligned buffers that the engine fills. Few and hot; when all are out,
+//!   receives wait in line.
+//! - [`SendLease`] on a [`SendReserve`]: what may wait to be sent, counted by capacity.
+//! - [`Buffer`]: received bytes, exclusively owned; [`Payload`]: bytes to send; [`Gather`]: the payloads
+//!   of one send in flight.
+//!
+//! `unsafe` of the upper half of the library lives here, so that nothing above needs any.
+
+mod arena;
+mod buffer;
+mod chunked;
+mod gather;
+mod index_stack;
+mod payload;
+mod poison;
+mod send_memory;
+
+pub(crate) use arena::{ArenaConfig, ArenaMemory, ReceiveArena};
+pub use buffer::Buffer;
+pub(crate) use chunked::Chunked;
+pub(crate) use chunked::FreeList;
+pub(crate) use gather::{Gather, Piece};
+pub(crate) use index_stack::IndexStack;
+pub use payload::Payload;
+pub(crate) use poison::{assert_poisoned, poison};
+pub(crate) use send_memory::{NoMemory, SendLease, SendReserve};
+
+/// The size of a page, in bytes: buffers are multiples of it and start on one. 4 KiB on x86-64 and on
+/// most aarch64 kernels; on systems with larger pages buffers are still aligned to 4 KiB, which costs
+/// nothing but the sharing of a page.
+pub(crate) const PAGE_BYTES: usize = 4096;

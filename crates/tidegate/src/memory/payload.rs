@@ -1,0 +1,131 @@
+//! Bytes to send.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::Buffer;
+
+/// One whole message to send: bytes that the server owns until the system has taken them.
+///
+/// Made from a received [`Buffer`] (no copy), a `Vec<u8>` or `String` (no copy), [`Bytes`] (shared, no copy),
+/// or a `&'static` slice or string. For borrowed bytes there is [`Payload::copy_from`].
+pub struct Payload(Source);
+
+enum Source {
+    Static(&'static [u8]),
+    Owned(Vec<u8>),
+    Shared(Bytes),
+    Received(Buffer),
+}
+
+impl Payload {
+    /// A payload with a copy of `bytes`.
+    pub fn copy_from(bytes: &[u8]) -> Self {
+        Self(Source::Owned(bytes.to_vec()))
+    }
+
+    /// The bytes.
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        match &self.0 {
+            Source::Static(bytes) => bytes,
+            Source::Owned(bytes) => bytes,
+            Source::Shared(bytes) => bytes,
+            Source::Received(bytes) => bytes,
+        }
+    }
+
+    /// How many bytes go on the wire.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// Whether there is nothing to send.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What waiting with this payload costs in send memory, in bytes: its capacity, not its length. Nothing for
+    /// static bytes, and nothing for a received buffer, which is accounted for by its own pool.
+    pub(crate) fn charge_bytes(&self) -> usize {
+        match &self.0 {
+            Source::Static(_) | Source::Received(_) => 0,
+            Source::Owned(bytes) => bytes.capacity(),
+            Source::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    /// What waiting with this payload keeps from others, in bytes, whichever pool pays: for the limit of a
+    /// connection's send queue.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match &self.0 {
+            Source::Static(bytes) => bytes.len(),
+            Source::Owned(bytes) => bytes.capacity(),
+            Source::Shared(bytes) => bytes.len(),
+            Source::Received(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl From<&'static [u8]> for Payload {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self(Source::Static(bytes))
+    }
+}
+
+impl<const N: usize> From<&'static [u8; N]> for Payload {
+    fn from(bytes: &'static [u8; N]) -> Self {
+        Self(Source::Static(bytes))
+    }
+}
+
+impl From<&'static str> for Payload {
+    fn from(text: &'static str) -> Self {
+        Self(Source::Static(text.as_bytes()))
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Source::Owned(bytes))
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Self {
+        Self(Source::Owned(text.into_bytes()))
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Self(Source::Shared(bytes))
+    }
+}
+
+impl From<Buffer> for Payload {
+    fn from(buffer: Buffer) -> Self {
+        Self(Source::Received(buffer))
+    }
+}
+
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.0 {
+            Source::Static(_) => "static",
+            Source::Owned(_) => "owned",
+            Source::Shared(_) => "shared",
+            Source::Received(_) => "received",
+        };
+        formatter.debug_struct("Payload").field("len", &self.len()).field("kind", &kind).finish()
+    }
+}
