@@ -3,6 +3,7 @@
 
 mod engine;
 mod memory;
+mod sync;
 mod time;
 
 pub use memory::{Buffer, Payload};

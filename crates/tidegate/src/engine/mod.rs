@@ -76,6 +76,9 @@
 //! - **E24.** Dropping an engine is tear-down: it stops accepting, cancels all, reaps to zero (bounded by
 //!   [`EngineConfig::teardown_limit`]), then frees. What can't be reaped is leaked, and said so in the log.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod uring;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;

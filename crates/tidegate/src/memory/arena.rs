@@ -65,20 +65,12 @@ impl ArenaMemory {
         let layout = Self::layout(&config);
         // SAFETY: the layout has a size above zero, as asserted.
         let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else {
-            handle_alloc_error(layout)
-        };
+        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
         if cfg!(debug_assertions) {
             // SAFETY: the block was allocated with exactly this size and nobody else knows it yet.
             poison(unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), layout.size()) });
         }
-        Arc::new(Self {
-            base,
-            config,
-            returned: IndexStack::new(config.buffers),
-            lent: AtomicU32::new(0),
-            wake,
-        })
+        Arc::new(Self { base, config, returned: IndexStack::new(config.buffers), lent: AtomicU32::new(0), wake })
     }
 
     fn layout(config: &ArenaConfig) -> Layout {

@@ -24,7 +24,7 @@ pub(crate) use chunked::FreeList;
 pub(crate) use gather::{Gather, Piece};
 pub(crate) use index_stack::IndexStack;
 pub use payload::Payload;
-pub(crate) use poison::{assert_poisoned, poison};
+pub(crate) use poison::{POISON, assert_poisoned, poison};
 pub(crate) use send_memory::{NoMemory, SendLease, SendReserve};
 
 /// The size of a page, in bytes: buffers are multiples of it and start on one. 4 KiB on x86-64 and on

@@ -1,0 +1,182 @@
+//! What the engine knows of one socket, and the memory of its operations.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use super::raw::KernelAddress;
+use crate::engine::{CloseMode, SocketId};
+use crate::memory::{Gather, POISON, assert_poisoned};
+
+/// One place in the socket table.
+#[derive(Default)]
+pub(super) struct Socket {
+    /// The descriptor; `None` while the place is free, or when a connect failed to make one.
+    pub descriptor: Option<OwnedFd>,
+    /// Who uses the place: counts up with each use.
+    pub generation: u32,
+    /// An error that a paused receive ended with, kept for the next `receive` (0: none). The kernel reports it once only.
+    pub kept_error: i32,
+    pub receive: Receive,
+    pub ending: Ending,
+    pub in_use: bool,
+    /// What else is in flight, with its memory.
+    pub operation: Operation,
+}
+
+/// The receiving side.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Receive {
+    /// The caller wants data (or, with `discard`, wants it thrown away).
+    pub wanted: bool,
+    /// Throw away instead of delivering.
+    pub discard: bool,
+    /// An operation is with the kernel.
+    pub armed: bool,
+    /// That operation takes one buffer and ends.
+    pub one_shot: bool,
+    /// That operation throws away.
+    pub armed_discards: bool,
+    /// A cancel for it is under way.
+    pub canceling: bool,
+    /// Waits in line for a buffer.
+    pub starving: bool,
+    /// The end or an error was reported: there is nothing more to ask for.
+    pub ended: bool,
+}
+
+/// How far the closing has come.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// Not asked for.
+    #[default]
+    Open,
+    /// Asked for; operations are still in flight.
+    Cancelling(CloseMode),
+    /// The close itself is with the kernel.
+    Closing,
+}
+
+/// The one operation besides the receive.
+#[derive(Default)]
+pub(super) enum Operation {
+    /// Nothing in flight.
+    #[default]
+    None,
+    /// A send.
+    Send(Box<SendOperation>),
+    /// A connect, with the address that the kernel reads.
+    Connect(Box<KernelAddress>),
+}
+
+impl Socket {
+    /// The descriptor as the kernel knows it; -1 if there is none, which every call refuses.
+    pub(super) fn raw(&self) -> RawFd {
+        self.descriptor.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
+
+    /// The identifier of the present user of place `index`.
+    pub(super) fn id(&self, index: u32) -> SocketId {
+        SocketId { index, generation: self.generation }
+    }
+
+    /// Whether anything is with the kernel.
+    pub(super) fn has_operations(&self) -> bool {
+        self.receive.armed || !matches!(self.operation, Operation::None)
+    }
+}
+
+/// The memory of one send in flight: the gather, and the kernel's description of it.
+pub(super) struct SendOperation {
+    pub gather: Box<Gather>,
+    slices: Vec<libc::iovec>,
+    header: libc::msghdr,
+}
+
+impl SendOperation {
+    /// Describes the next slice of `gather`. The description stays where it is until the operation is dropped.
+    fn describe(&mut self) {
+        for slice in self.gather.slices() {
+            self.slices.push(libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() });
+        }
+        self.header.msg_iov = self.slices.as_mut_ptr();
+        self.header.msg_iovlen = self.slices.len() as _;
+    }
+
+    /// The slices, for a send of one.
+    pub(super) fn slices(&self) -> &[libc::iovec] {
+        &self.slices
+    }
+
+    /// The message header, for a gathered send.
+    pub(super) fn header(&self) -> *const libc::msghdr {
+        &raw const self.header
+    }
+}
+
+/// Send operations to use again, so that a send allocates nothing.
+///
+/// In debug builds the descriptions of finished operations carry the pattern of freed memory, checked on reuse.
+#[derive(Default)]
+pub(super) struct SendOperations {
+    spare: Vec<Box<SendOperation>>,
+}
+
+impl SendOperations {
+    /// More than the sends of a turn: what is beyond is given back to the allocator.
+    const SPARE_MAX: usize = 64;
+
+    /// An operation that owns `gather`.
+    pub(super) fn begin(&mut self, gather: Box<Gather>) -> Box<SendOperation> {
+        let mut operation = match self.spare.pop() {
+            Some(mut spare) => {
+                spare.assert_spare_poisoned();
+                spare.gather = gather;
+                spare
+            }
+            None => Box::new(SendOperation {
+                gather,
+                slices: Vec::new(),
+                // SAFETY: a msghdr is numbers and pointers, for which all zeroes is a value.
+                header: unsafe { std::mem::zeroed() },
+            }),
+        };
+        operation.describe();
+        operation
+    }
+
+    /// Takes the gather out of an operation that has had its last completion.
+    pub(super) fn end(&mut self, mut operation: Box<SendOperation>) -> Box<Gather> {
+        let gather = std::mem::take(&mut operation.gather);
+        operation.slices.clear();
+        operation.header.msg_iov = std::ptr::null_mut();
+        operation.header.msg_iovlen = 0;
+        operation.poison_spare();
+        if self.spare.len() < Self::SPARE_MAX {
+            self.spare.push(operation);
+        }
+        gather
+    }
+}
+
+impl SendOperation {
+    /// Fills the unused memory of the slices with the pattern of freed memory, in debug builds.
+    fn poison_spare(&mut self) {
+        if cfg!(debug_assertions) {
+            let spare = self.slices.spare_capacity_mut();
+            let length = size_of_val(spare);
+            // SAFETY: the memory belongs to the vector, is at least that long, and nothing is kept in it.
+            unsafe { spare.as_mut_ptr().cast::<u8>().write_bytes(POISON, length) };
+        }
+    }
+
+    /// Checks in debug builds that nobody wrote into the unused memory since it was poisoned.
+    fn assert_spare_poisoned(&mut self) {
+        if cfg!(debug_assertions) {
+            let spare = self.slices.spare_capacity_mut();
+            let length = size_of_val(spare);
+            // SAFETY: the memory belongs to the vector and every byte of it was written by `poison_spare`, which
+            // `SendOperations::end` calls before an operation can be begun again.
+            let bytes = unsafe { std::slice::from_raw_parts(spare.as_ptr().cast::<u8>(), length) };
+            assert_poisoned(bytes, "a send operation");
+        }
+    }
+}
