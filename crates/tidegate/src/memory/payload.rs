@@ -48,6 +48,14 @@ impl Payload {
         self.len() == 0
     }
 
+    /// The received buffer, if it is one.
+    pub(crate) fn into_received(self) -> Option<Buffer> {
+        match self.0 {
+            Source::Received(buffer) => Some(buffer),
+            Source::Static(_) | Source::Owned(_) | Source::Shared(_) => None,
+        }
+    }
+
     /// What waiting with this payload costs in send memory, in bytes: its capacity, not its length. Nothing for
     /// static bytes, and nothing for a received buffer, which is accounted for by its own pool.
     pub(crate) fn charge_bytes(&self) -> usize {

@@ -1,0 +1,43 @@
+//! What one connection may hold and how long its ending may take.
+
+use std::time::Duration;
+
+/// The limits of one connection, as its state machine uses them. Made from [`Limits`](crate::Limits), which documents
+/// each and has checked that they fit together.
+#[derive(Clone, Debug)]
+pub(crate) struct Flow {
+    /// Bytes on the wire at once.
+    pub window_bytes: usize,
+    /// Bytes that may wait in the send queue.
+    pub queue_bytes: usize,
+    /// Messages that may wait in the send queue.
+    pub queue_messages: u32,
+    /// Above this many queued bytes, reading pauses.
+    pub high_mark_bytes: usize,
+    /// At or below this many, it goes on, and the handler is told that there is room.
+    pub low_mark_bytes: usize,
+    /// What the connection may charge to send memory without asking the common reserve.
+    pub floor_bytes: usize,
+    /// Arena buffers that it may hold.
+    pub held_buffers: u32,
+    /// The size of an arena buffer: what a reply to one `on_read` is promised.
+    pub reply_bytes: usize,
+    /// How long a close may take to send what is queued.
+    pub close_timeout: Duration,
+    /// How long to wait for the peer to finish after we did.
+    pub linger_timeout: Duration,
+    /// How many bytes to throw away meanwhile.
+    pub linger_bytes: u64,
+}
+
+impl Flow {
+    /// Above this many queued messages, reading pauses: three quarters of the most.
+    pub(crate) fn high_mark_messages(&self) -> u32 {
+        self.queue_messages - self.queue_messages.div_ceil(4)
+    }
+
+    /// At or below this many, it goes on: a half of the most.
+    pub(crate) fn low_mark_messages(&self) -> u32 {
+        self.queue_messages / 2
+    }
+}

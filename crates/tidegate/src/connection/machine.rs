@@ -1,0 +1,668 @@
+//! The state machine of one connection.
+
+use std::fmt;
+use std::io;
+
+use super::messages::{List, MESSAGE_OVERHEAD_BYTES, Pools};
+use super::CloseReason;
+use crate::engine::CloseMode;
+use crate::memory::{Buffer, Gather, Payload, Piece};
+use crate::time::Time;
+
+/// What became of a message that was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Sent {
+    /// It is in the queue, and there is room for more.
+    Queued,
+    /// It is in the queue, which is now above its high mark: reading has paused; better wait for `on_writable`.
+    OverMark,
+}
+
+/// A message that was not taken, with the reason. Nothing of it was sent.
+pub struct Refused {
+    /// The message, unchanged.
+    pub payload: Payload,
+    /// Why it was not taken.
+    pub why: Refusal,
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The connection's queue is full for now: `on_writable` comes when there is room.
+    #[error("the send queue holds {queued_bytes} of {limit_bytes} bytes in {queued_messages} of {limit_messages} messages")]
+    Full {
+        /// Bytes in the queue.
+        queued_bytes: usize,
+        /// The most it may hold.
+        limit_bytes: usize,
+        /// Messages in the queue.
+        queued_messages: u32,
+        /// The most it may hold.
+        limit_messages: u32,
+    },
+    /// The server's send memory is used up for now: `on_writable` comes when there is some.
+    #[error("{wanted_bytes} bytes of send memory wanted, {free_bytes} of {total_bytes} free")]
+    NoMemory {
+        /// What the message would take.
+        wanted_bytes: usize,
+        /// What is free.
+        free_bytes: usize,
+        /// What there is in all.
+        total_bytes: usize,
+    },
+    /// The message is larger than the queue: it can never be taken.
+    #[error("a message of {bytes} bytes never fits into a send queue of {limit_bytes} bytes")]
+    TooLarge {
+        /// What the message would take.
+        bytes: usize,
+        /// The most the queue may hold.
+        limit_bytes: usize,
+    },
+    /// The connection is being closed, or has finished sending.
+    #[error("the connection no longer sends")]
+    Closing,
+}
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Refused").field("why", &self.why).field("bytes", &self.payload.len()).finish()
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.why.fmt(formatter)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Data for the handler, with send memory charged ahead so that a reply of one arena buffer is sure to be taken.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// The data.
+    pub buffer: Buffer,
+    /// What was charged ahead and not used yet; goes back by [`Machine::end_delivery`].
+    pub credit_bytes: usize,
+}
+
+/// What the I/O thread is to do next for a connection.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Call `on_read`.
+    Deliver(Delivery),
+    /// Call `on_peer_shutdown`.
+    PeerShutdown,
+    /// Call `on_writable`.
+    Writable,
+    /// Hand this to the engine.
+    Send(Box<Gather>),
+    /// Half-close.
+    ShutdownWrite,
+    /// Ask the engine for data.
+    Receive,
+    /// Stop asking.
+    PauseReceive,
+    /// Throw away what comes.
+    Discard,
+    /// Close; nothing but the engine's last completions comes after it.
+    Close(CloseMode),
+}
+
+/// How far the life of a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    /// The handler is served. Either side may have half-closed.
+    Open,
+    /// Closing: what is queued is sent, what comes is thrown away.
+    Draining,
+    /// Our side is shut; what comes is thrown away until the peer finishes.
+    Lingering,
+    /// To be closed as soon as the engine is told; then closed.
+    Closing(CloseMode),
+    /// The engine was told to close.
+    Closed,
+}
+
+/// The state of one connection. See the [module](super).
+#[derive(Debug)]
+pub(crate) struct Machine {
+    life: Life,
+    reason: Option<CloseReason>,
+    /// What waits to be sent. Whole messages, never begun.
+    queue: List,
+    queue_bytes: usize,
+    /// What was received and waits for the handler.
+    inbox: List,
+    /// What is charged to send memory for this connection, the floor included.
+    charged_bytes: usize,
+    /// What the system has not taken of the last send; goes out first.
+    unsent: Option<Box<Gather>>,
+    /// When the peer last took something, or, if nothing waited then, when something began to wait.
+    progressed: Time,
+    /// When the present state of life must end.
+    deadline: Time,
+    /// Bytes thrown away while lingering.
+    discarded_bytes: u64,
+    marks: Marks,
+}
+
+/// Small facts, kept together.
+#[derive(Clone, Copy, Default, Debug)]
+struct Marks {
+    /// The handler asked for a pause.
+    paused_by_handler: bool,
+    /// The queue passed its high mark and has not come down to the low one.
+    over_mark: bool,
+    /// Waits in line for send memory.
+    waits_for_memory: bool,
+    /// The handler is owed an `on_writable`.
+    owes_writable: bool,
+    /// The engine was asked for data.
+    receiving: bool,
+    /// The engine was told to throw away.
+    discarding: bool,
+    /// The engine reported the end of the stream.
+    peer_finished: bool,
+    /// ... and the handler knows.
+    peer_finish_told: bool,
+    /// The handler half-closed.
+    shutdown_wanted: bool,
+    /// The engine was told.
+    shutdown_told: bool,
+    /// The engine has done it.
+    shutdown_done: bool,
+    /// A send is with the engine.
+    sending: bool,
+}
+
+impl Machine {
+    /// A connection that has just been established.
+    pub(crate) fn new(now: Time) -> Self {
+        Self {
+            life: Life::Open,
+            reason: None,
+            queue: List::default(),
+            queue_bytes: 0,
+            inbox: List::default(),
+            charged_bytes: 0,
+            unsent: None,
+            progressed: now,
+            deadline: Time::MAX,
+            discarded_bytes: 0,
+            marks: Marks::default(),
+        }
+    }
+}
+
+/// What the handler wants.
+impl Machine {
+    /// Takes a message into the queue, or gives it back. What was charged ahead for a reply (`credit_bytes`) is used first.
+    pub(crate) fn send(
+        &mut self,
+        payload: Payload,
+        credit_bytes: &mut usize,
+        now: Time,
+        pools: &mut Pools,
+    ) -> Result<Sent, Refused> {
+        if self.life != Life::Open || self.marks.shutdown_wanted {
+            return Err(Refused { payload, why: Refusal::Closing });
+        }
+        if payload.is_empty() {
+            return Ok(self.sent_mark());
+        }
+        let held_bytes = payload.held_bytes();
+        let charge_bytes = payload.charge_bytes() + MESSAGE_OVERHEAD_BYTES;
+        let limit_bytes = pools.flow.queue_bytes;
+        if held_bytes > limit_bytes || charge_bytes > pools.lease.total() + pools.flow.floor_bytes {
+            let why = Refusal::TooLarge { bytes: held_bytes.max(charge_bytes), limit_bytes };
+            return Err(Refused { payload, why });
+        }
+        if self.queue_bytes + held_bytes > limit_bytes || self.queue.count >= pools.flow.queue_messages {
+            self.marks.owes_writable = true;
+            let why = Refusal::Full {
+                queued_bytes: self.queue_bytes,
+                limit_bytes,
+                queued_messages: self.queue.count,
+                limit_messages: pools.flow.queue_messages,
+            };
+            return Err(Refused { payload, why });
+        }
+        let from_credit = charge_bytes.min(*credit_bytes);
+        if let Err(why) = self.charge(charge_bytes - from_credit, pools) {
+            self.marks.owes_writable = true;
+            self.marks.waits_for_memory = true;
+            return Err(Refused { payload, why });
+        }
+        *credit_bytes -= from_credit;
+        if self.queue.is_empty() && !self.marks.sending {
+            self.progressed = now;
+        }
+        self.queue_bytes += held_bytes;
+        pools.messages.push(&mut self.queue, Piece { payload, charge_bytes, held_bytes });
+        if self.queue_bytes > pools.flow.high_mark_bytes || self.queue.count > pools.flow.high_mark_messages() {
+            self.marks.over_mark = true;
+            self.marks.owes_writable = true;
+        }
+        Ok(self.sent_mark())
+    }
+
+    /// Finish sending: the peer sees the end of the stream after what is queued.
+    pub(crate) fn shutdown(&mut self) {
+        self.marks.shutdown_wanted = true;
+    }
+
+    /// Stop serving the handler; send what is queued, then end in order.
+    pub(crate) fn close(&mut self, reason: CloseReason, now: Time, pools: &mut Pools) {
+        if self.life == Life::Open {
+            self.reason.get_or_insert(reason);
+            self.life = Life::Draining;
+            self.deadline = now + pools.flow.close_timeout;
+            self.marks.shutdown_wanted = true;
+            self.empty_inbox(pools);
+        }
+    }
+
+    /// End now: what is queued is thrown away and the peer is reset.
+    pub(crate) fn abort(&mut self, reason: CloseReason, pools: &mut Pools) {
+        self.end(reason, CloseMode::Abort, pools);
+    }
+
+    /// No more `on_read` until [`resume_read`](Self::resume_read).
+    pub(crate) fn pause_read(&mut self) {
+        self.marks.paused_by_handler = true;
+    }
+
+    /// Read again.
+    pub(crate) fn resume_read(&mut self) {
+        self.marks.paused_by_handler = false;
+    }
+}
+
+/// What happened.
+impl Machine {
+    /// Data came. Returns it if the handler is to have it at once; otherwise it is kept or, when nobody wants it any
+    /// more, dropped.
+    pub(crate) fn received(&mut self, buffer: Buffer, owner: u32, pools: &mut Pools) -> Option<Delivery> {
+        if self.life != Life::Open {
+            self.discarded(buffer.len(), pools);
+            return None;
+        }
+        if self.inbox.is_empty()
+            && let Some(credit_bytes) = self.begin_delivery(pools)
+        {
+            return Some(Delivery { buffer: fair_share(buffer, owner, pools), credit_bytes });
+        }
+        let buffer = fair_share(buffer, owner, pools);
+        let charge_bytes = match self.charge(MESSAGE_OVERHEAD_BYTES, pools) {
+            Ok(()) => MESSAGE_OVERHEAD_BYTES,
+            Err(_) => {
+                // Kept all the same: it is here, and there are only as many as the system delivers in one batch.
+                pools.pressed = true;
+                0
+            }
+        };
+        let held_bytes = buffer.len();
+        pools.messages.push(&mut self.inbox, Piece { payload: buffer.into(), charge_bytes, held_bytes });
+        None
+    }
+
+    /// The handler has returned from `on_read`: what it did not use of the credit goes back.
+    pub(crate) fn end_delivery(&mut self, credit_bytes: usize, pools: &mut Pools) {
+        self.refund(credit_bytes, pools);
+    }
+
+    /// The peer has finished sending.
+    pub(crate) fn peer_finished(&mut self, pools: &mut Pools) {
+        self.marks.peer_finished = true;
+        self.marks.receiving = false;
+        self.end_if_both_finished(pools);
+    }
+
+    /// Receiving failed.
+    pub(crate) fn receive_failed(&mut self, error: &io::Error, pools: &mut Pools) {
+        self.marks.receiving = false;
+        self.end(CloseReason::from_error(error), CloseMode::Abort, pools);
+    }
+
+    /// Input was thrown away.
+    pub(crate) fn discarded(&mut self, bytes: usize, pools: &mut Pools) {
+        self.discarded_bytes += bytes as u64;
+        if self.discarded_bytes > pools.flow.linger_bytes && self.life == Life::Lingering {
+            // The peer talks on after we have finished: waiting longer would only serve it.
+            self.end(CloseReason::Finished, CloseMode::Orderly, pools);
+        }
+    }
+
+    /// A send ended. Returns how many bytes the system took.
+    pub(crate) fn sent(
+        &mut self,
+        mut gather: Box<Gather>,
+        result: io::Result<usize>,
+        now: Time,
+        pools: &mut Pools,
+    ) -> usize {
+        debug_assert!(self.marks.sending && self.unsent.is_none(), "a send ended that was not begun");
+        self.marks.sending = false;
+        let taken = *result.as_ref().unwrap_or(&0);
+        let mut refund = 0;
+        gather.advance(taken, |piece| refund += piece.charge_bytes);
+        if taken > 0 {
+            self.progressed = now;
+        }
+        if let Err(error) = &result {
+            self.end(CloseReason::from_error(error), CloseMode::Abort, pools);
+        }
+        if matches!(self.life, Life::Closing(_) | Life::Closed) {
+            gather.clear(|piece| refund += piece.charge_bytes);
+        }
+        self.refund(refund, pools);
+        if gather.is_empty() {
+            pools.recycle(gather);
+        } else {
+            self.unsent = Some(gather);
+        }
+        taken
+    }
+
+    /// The half-close was done, or failed.
+    pub(crate) fn write_shut(&mut self, result: io::Result<()>, now: Time, pools: &mut Pools) {
+        match result {
+            Ok(()) => {
+                self.marks.shutdown_done = true;
+                if self.life == Life::Draining {
+                    self.life = Life::Lingering;
+                    self.deadline = now + pools.flow.linger_timeout;
+                }
+                self.end_if_both_finished(pools);
+            }
+            // "Not connected": a reset was here first.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                self.end(CloseReason::Reset, CloseMode::Abort, pools);
+            }
+            Err(error) => self.end(CloseReason::from_error(&error), CloseMode::Abort, pools),
+        }
+    }
+
+    /// The time is [`deadline`](Self::deadline).
+    pub(crate) fn deadline_passed(&mut self, now: Time, pools: &mut Pools) {
+        if now < self.deadline {
+            return;
+        }
+        self.deadline = Time::MAX;
+        match self.life {
+            Life::Draining => {
+                // What was promised to be sent is lost: that is worth more than the reason why it was closed.
+                self.reason = Some(CloseReason::CloseTimeout);
+                self.end(CloseReason::CloseTimeout, CloseMode::Abort, pools);
+            }
+            Life::Lingering => self.end(CloseReason::Finished, CloseMode::Orderly, pools),
+            Life::Open | Life::Closing(_) | Life::Closed => {}
+        }
+    }
+
+    /// There is send memory again.
+    pub(crate) fn memory_is_back(&mut self) {
+        self.marks.waits_for_memory = false;
+    }
+
+    /// The engine has closed the socket: everything must have come back.
+    ///
+    /// # Panics
+    /// In debug builds, if something is still charged.
+    pub(crate) fn released(&mut self) -> CloseReason {
+        debug_assert_eq!(self.life, Life::Closed, "released before it was closed");
+        debug_assert_eq!(self.charged_bytes, 0, "send memory that was not refunded");
+        debug_assert!(self.queue.is_empty() && self.inbox.is_empty() && self.unsent.is_none());
+        // A connection gets to `Closed` only through `end`, which names the reason.
+        self.reason.unwrap_or(CloseReason::Finished)
+    }
+}
+
+/// What is to be done.
+impl Machine {
+    /// The next thing to do, recorded as done; `None` when there is nothing until something happens.
+    pub(crate) fn next_step(&mut self, owner: u32, pools: &mut Pools) -> Option<Step> {
+        match self.life {
+            Life::Closed => return None,
+            Life::Closing(mode) => {
+                self.life = Life::Closed;
+                return Some(Step::Close(mode));
+            }
+            Life::Open => {
+                if let Some(step) = self.next_for_handler(owner, pools) {
+                    return Some(step);
+                }
+            }
+            Life::Draining | Life::Lingering => {}
+        }
+        if let Some(gather) = self.next_gather(pools) {
+            self.marks.sending = true;
+            return Some(Step::Send(gather));
+        }
+        if self.marks.shutdown_wanted && !self.marks.shutdown_told && !self.marks.sending {
+            self.marks.shutdown_told = true;
+            return Some(Step::ShutdownWrite);
+        }
+        if self.life == Life::Open {
+            let wanted = !self.marks.peer_finished && self.inbox.is_empty() && self.may_read();
+            if wanted != self.marks.receiving && !self.marks.peer_finished {
+                self.marks.receiving = wanted;
+                return Some(if wanted { Step::Receive } else { Step::PauseReceive });
+            }
+        } else if !self.marks.discarding && !self.marks.peer_finished {
+            self.marks.discarding = true;
+            return Some(Step::Discard);
+        }
+        None
+    }
+
+    fn next_for_handler(&mut self, owner: u32, pools: &mut Pools) -> Option<Step> {
+        self.lower_mark(pools);
+        if !self.inbox.is_empty()
+            && let Some(credit_bytes) = self.begin_delivery(pools)
+            && let Some(piece) = pools.messages.pop(&mut self.inbox)
+        {
+            self.refund(piece.charge_bytes, pools);
+            if let Some(buffer) = piece.payload.into_received() {
+                return Some(Step::Deliver(Delivery { buffer: fair_share(buffer, owner, pools), credit_bytes }));
+            }
+        }
+        if self.inbox.is_empty()
+            && self.marks.peer_finished
+            && !self.marks.peer_finish_told
+            && !self.marks.paused_by_handler
+        {
+            self.marks.peer_finish_told = true;
+            // The write side may be shut already; then this was the last thing to wait for.
+            self.end_if_both_finished(pools);
+            return Some(Step::PeerShutdown);
+        }
+        if self.marks.owes_writable && !self.marks.over_mark && !self.marks.waits_for_memory && self.has_room(pools) {
+            self.marks.owes_writable = false;
+            if !self.marks.shutdown_wanted {
+                return Some(Step::Writable);
+            }
+        }
+        None
+    }
+
+    /// What to send next: the rest of the last send, then whole messages while there is room.
+    fn next_gather(&mut self, pools: &mut Pools) -> Option<Box<Gather>> {
+        if self.marks.sending || (self.unsent.is_none() && self.queue.is_empty()) {
+            return None;
+        }
+        let mut gather = self.unsent.take().unwrap_or_else(|| pools.gather());
+        while gather.has_room()
+            && (gather.is_empty() || gather.remaining() < pools.flow.window_bytes)
+            && let Some(piece) = pools.messages.pop(&mut self.queue)
+        {
+            self.queue_bytes -= piece.held_bytes;
+            gather.push(piece);
+        }
+        self.lower_mark(pools);
+        Some(gather)
+    }
+}
+
+/// What it is like.
+impl Machine {
+    /// When [`deadline_passed`](Self::deadline_passed) is to be called; [`Time::MAX`]: never.
+    pub(crate) fn deadline(&self) -> Time {
+        self.deadline
+    }
+
+    /// Whether the handler is still served.
+    pub(crate) fn is_open(&self) -> bool {
+        self.life == Life::Open
+    }
+
+    /// Whether nothing is queued, in flight or received and undelivered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.life == Life::Open
+            && self.queue.is_empty()
+            && self.inbox.is_empty()
+            && self.unsent.is_none()
+            && !self.marks.sending
+    }
+
+    /// Whether it waits in line for send memory.
+    pub(crate) fn waits_for_memory(&self) -> bool {
+        self.marks.waits_for_memory && self.life == Life::Open
+    }
+
+    /// If something waits for the peer: since when it has made no progress.
+    pub(crate) fn stalled_since(&self) -> Option<Time> {
+        (self.marks.sending && !matches!(self.life, Life::Closing(_) | Life::Closed)).then_some(self.progressed)
+    }
+
+    /// Bytes that wait in the send queue, without what is in flight.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    /// What is charged to send memory, in bytes.
+    #[cfg(test)]
+    pub(crate) fn charged_bytes(&self) -> usize {
+        self.charged_bytes
+    }
+
+    fn sent_mark(&self) -> Sent {
+        if self.marks.over_mark { Sent::OverMark } else { Sent::Queued }
+    }
+
+    fn may_read(&self) -> bool {
+        !self.marks.paused_by_handler && !self.marks.over_mark && !self.marks.waits_for_memory
+    }
+
+    /// Whether a reply of one arena buffer fits into the queue.
+    fn has_room(&self, pools: &Pools) -> bool {
+        self.queue_bytes + pools.flow.reply_bytes <= pools.flow.queue_bytes
+            && self.queue.count < pools.flow.queue_messages
+    }
+
+    /// Charges a reply ahead, if the handler may be given data now.
+    fn begin_delivery(&mut self, pools: &mut Pools) -> Option<usize> {
+        if !self.may_read() || !self.has_room(pools) {
+            return None;
+        }
+        let credit_bytes = pools.flow.reply_bytes + MESSAGE_OVERHEAD_BYTES;
+        if self.charge(credit_bytes, pools).is_err() {
+            self.marks.waits_for_memory = true;
+            return None;
+        }
+        Some(credit_bytes)
+    }
+
+    fn lower_mark(&mut self, pools: &Pools) {
+        if self.marks.over_mark
+            && self.queue_bytes <= pools.flow.low_mark_bytes
+            && self.queue.count <= pools.flow.low_mark_messages()
+        {
+            self.marks.over_mark = false;
+        }
+    }
+
+    /// Charges `bytes` to this connection: to its floor as far as that goes, the rest to the common reserve.
+    fn charge(&mut self, bytes: usize, pools: &Pools) -> Result<(), Refusal> {
+        let floor = pools.flow.floor_bytes;
+        let common = (self.charged_bytes + bytes).saturating_sub(floor) - self.charged_bytes.saturating_sub(floor);
+        if common > 0 {
+            pools.lease.charge(common).map_err(|error| Refusal::NoMemory {
+                wanted_bytes: error.wanted,
+                free_bytes: error.free_bytes,
+                total_bytes: error.total_bytes,
+            })?;
+        }
+        self.charged_bytes += bytes;
+        Ok(())
+    }
+
+    fn refund(&mut self, bytes: usize, pools: &Pools) {
+        let floor = pools.flow.floor_bytes;
+        debug_assert!(bytes <= self.charged_bytes, "{bytes} bytes refunded of {}", self.charged_bytes);
+        let common = self.charged_bytes.saturating_sub(floor) - (self.charged_bytes - bytes).saturating_sub(floor);
+        self.charged_bytes -= bytes;
+        if common > 0 {
+            pools.lease.refund(common);
+        }
+    }
+
+    fn end_if_both_finished(&mut self, pools: &mut Pools) {
+        let told = self.life != Life::Open || self.marks.peer_finish_told;
+        if self.marks.shutdown_done && self.marks.peer_finished && told {
+            self.end(CloseReason::Finished, CloseMode::Orderly, pools);
+        }
+    }
+
+    fn end(&mut self, reason: CloseReason, mode: CloseMode, pools: &mut Pools) {
+        if matches!(self.life, Life::Closing(_) | Life::Closed) {
+            return;
+        }
+        self.reason.get_or_insert(reason);
+        self.life = Life::Closing(mode);
+        self.deadline = Time::MAX;
+        self.empty_inbox(pools);
+        let mut refund = 0;
+        while let Some(piece) = pools.messages.pop(&mut self.queue) {
+            refund += piece.charge_bytes;
+        }
+        self.queue_bytes = 0;
+        if let Some(mut gather) = self.unsent.take() {
+            gather.clear(|piece| refund += piece.charge_bytes);
+            pools.recycle(gather);
+        }
+        self.refund(refund, pools);
+    }
+
+    fn empty_inbox(&mut self, pools: &mut Pools) {
+        let mut refund = 0;
+        while let Some(piece) = pools.messages.pop(&mut self.inbox) {
+            refund += piece.charge_bytes;
+        }
+        self.refund(refund, pools);
+    }
+}
+
+/// Turns an arena buffer into a charged copy when its connection holds more than its share or the arena runs low, so that
+/// neither stopped readers nor hoarding handlers keep others from receiving.
+fn fair_share(buffer: Buffer, owner: u32, pools: &mut Pools) -> Buffer {
+    if !buffer.is_arena() {
+        return buffer;
+    }
+    let reserve = pools.arena_has_reserve();
+    if reserve && pools.arena.held_by(owner) <= pools.flow.held_buffers {
+        return buffer;
+    }
+    match Buffer::copied(&buffer, &pools.lease) {
+        Ok(copy) => copy,
+        Err(_) => {
+            // The buffer itself then, which is bounded by the arena; but somebody must make room.
+            pools.pressed |= !reserve;
+            buffer
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Lists of messages: one table of nodes per I/O thread, so that an idle connection's empty queues take 16 bytes.
+
+use std::rc::Rc;
+
+use super::Flow;
+use crate::memory::{Gather, Piece, ReceiveArena, SendLease};
+
+/// What a waiting message is charged besides its payload, in bytes: its node here (56), its place in a gather
+/// while it is sent (48, and as much again while the gather grows), and its slice for the kernel (16, likewise).
+pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 192;
+
+const NONE: u32 = u32::MAX;
+
+/// What the connections of an I/O thread share.
+pub(crate) struct Pools {
+    /// The receive arena.
+    pub arena: ReceiveArena,
+    /// This thread's share of send memory.
+    pub lease: Rc<SendLease>,
+    /// The limits of each connection.
+    pub flow: Flow,
+    pub(super) messages: Messages,
+    gathers: Vec<Box<Gather>>,
+    /// Copies that found no memory, in this turn: the loop has to make room.
+    pub pressed: bool,
+}
+
+impl Pools {
+    /// Gathers to keep for the next sends; more are given back to the allocator.
+    const GATHERS_KEPT: usize = 64;
+    /// Pieces that a kept gather has room for; more is given back, so that kept gathers stay small.
+    const PIECES_KEPT: usize = 16;
+
+    /// Empty pools.
+    pub(crate) fn new(arena: ReceiveArena, lease: Rc<SendLease>, flow: Flow) -> Self {
+        Self { arena, lease, flow, messages: Messages::default(), gathers: Vec::new(), pressed: false }
+    }
+
+    /// An empty gather.
+    pub(super) fn gather(&mut self) -> Box<Gather> {
+        self.gathers.pop().unwrap_or_default()
+    }
+
+    /// Takes back an empty gather.
+    pub(super) fn recycle(&mut self, mut gather: Box<Gather>) {
+        debug_assert!(gather.is_empty() && gather.pieces() == 0);
+        if self.gathers.len() < Self::GATHERS_KEPT {
+            gather.shrink_to(Self::PIECES_KEPT);
+            self.gathers.push(gather);
+        }
+    }
+
+    /// Whether at least a quarter of the arena is not out.
+    pub(super) fn arena_has_reserve(&self) -> bool {
+        let buffers = self.arena.buffers();
+        self.arena.outstanding() <= buffers - buffers.div_ceil(4)
+    }
+
+    /// Messages waiting on this thread, over all connections.
+    pub(crate) fn messages_waiting(&self) -> usize {
+        self.messages.in_use
+    }
+}
+
+/// A list of messages of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct List {
+    first: u32,
+    last: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self { first: NONE, last: NONE, count: 0 }
+    }
+}
+
+impl List {
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// The nodes of all lists of a thread.
+#[derive(Default)]
+pub(super) struct Messages {
+    nodes: Vec<Node>,
+    free: Vec<u32>,
+    in_use: usize,
+}
+
+struct Node {
+    piece: Option<Piece>,
+    next: u32,
+}
+
+impl Messages {
+    pub(super) fn push(&mut self, list: &mut List, piece: Piece) {
+        let node = Node { piece: Some(piece), next: NONE };
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.nodes[place as usize] = node;
+                place
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() as u32 - 1
+            }
+        };
+        if list.count == 0 {
+            list.first = place;
+        } else {
+            self.nodes[list.last as usize].next = place;
+        }
+        list.last = place;
+        list.count += 1;
+        self.in_use += 1;
+    }
+
+    pub(super) fn pop(&mut self, list: &mut List) -> Option<Piece> {
+        if list.count == 0 {
+            return None;
+        }
+        let place = list.first;
+        let node = &mut self.nodes[place as usize];
+        let piece = node.piece.take();
+        debug_assert!(piece.is_some(), "an empty node in a list");
+        list.first = node.next;
+        list.count -= 1;
+        if list.count == 0 {
+            *list = List::default();
+        }
+        self.free.push(place);
+        self.in_use -= 1;
+        piece
+    }
+}

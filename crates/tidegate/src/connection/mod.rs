@@ -1,0 +1,16 @@
+//! A connection as a plain state machine: no system call, no clock, no descriptor.
+//!
+//! [`Machine`] is told what happened (received, sent, finished, failed, a deadline passed, a wish of the
+//! handler) and says, one [`Step`] at a time, what is to be done next. The I/O thread does it. So all of this runs
+//! in a unit test, in a property test and in the simulation as it does in production.
+
+mod flow;
+mod machine;
+mod messages;
+mod reason;
+
+pub(crate) use flow::Flow;
+pub use machine::{Refusal, Refused, Sent};
+pub(crate) use machine::{Delivery, Machine, Step};
+pub(crate) use messages::{MESSAGE_OVERHEAD_BYTES, Pools};
+pub use reason::CloseReason;

@@ -1,0 +1,97 @@
+//! Why a connection ended.
+
+use std::fmt;
+use std::io;
+
+/// Why a connection ended: exactly one for each, counted in the [`Report`](crate::Report).
+///
+/// The first cause wins: a connection that is reset while it is being closed by its handler was closed by its handler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// Both sides have finished: the peer half-closed, and so did the handler.
+    Finished,
+    /// The handler called `close`.
+    ClosedByHandler,
+    /// The handler called `abort`.
+    AbortedByHandler,
+    /// Somebody called `close` on a `ConnectionHandle`.
+    ClosedByHandle,
+    /// Somebody called `abort` on a `ConnectionHandle`.
+    AbortedByHandle,
+    /// The handler panicked, or its maker did.
+    HandlerPanicked,
+    /// The peer reset the connection.
+    Reset,
+    /// The connection failed in another way.
+    Failed(io::ErrorKind),
+    /// Send memory ran out, and this connection had gone longest without progress.
+    MemoryPressure,
+    /// The server drained: everything was sent, and the connection was idle.
+    Drained,
+    /// The server drained, and the connection was still busy when the grace period was over.
+    ShutdownGrace,
+    /// The handler called `close`, and the peer didn't take what was queued within the time limit for closing.
+    CloseTimeout,
+}
+
+impl CloseReason {
+    /// How many names there are.
+    pub(crate) const COUNT: usize = 12;
+
+    /// A short fixed name, for counters and logs.
+    pub const fn name(&self) -> &'static str {
+        Self::NAMES[self.number()]
+    }
+
+    /// The names by [`number`](Self::number).
+    pub(crate) const NAMES: [&'static str; Self::COUNT] = [
+        "finished",
+        "closed_by_handler",
+        "aborted_by_handler",
+        "closed_by_handle",
+        "aborted_by_handle",
+        "handler_panicked",
+        "reset",
+        "failed",
+        "memory_pressure",
+        "drained",
+        "shutdown_grace",
+        "close_timeout",
+    ];
+
+    /// A number below [`COUNT`](Self::COUNT), for counters.
+    pub(crate) const fn number(&self) -> usize {
+        match self {
+            Self::Finished => 0,
+            Self::ClosedByHandler => 1,
+            Self::AbortedByHandler => 2,
+            Self::ClosedByHandle => 3,
+            Self::AbortedByHandle => 4,
+            Self::HandlerPanicked => 5,
+            Self::Reset => 6,
+            Self::Failed(_) => 7,
+            Self::MemoryPressure => 8,
+            Self::Drained => 9,
+            Self::ShutdownGrace => 10,
+            Self::CloseTimeout => 11,
+        }
+    }
+
+    /// What an error of the system means for the connection.
+    pub(crate) fn from_error(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => Self::Reset,
+            kind => Self::Failed(kind),
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(kind) => write!(formatter, "failed: {kind}"),
+            reason => formatter.write_str(&reason.name().replace('_', " ")),
+        }
+    }
+}
