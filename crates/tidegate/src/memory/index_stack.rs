@@ -27,8 +27,8 @@ const END: u32 = u32::MAX;
 /// The flag is cleared *before* acting, so that a request which comes while the owner acts leads to another
 /// entry and isn't lost. It needs these orderings: the release, so that the next push of the index happens
 /// after the owner has read its link; the acquire (hence a swap and not a store), so that the owner sees what
-/// those did who found the flag set. An index which is pushed while it is in corrupts the stack (entries get
-/// lost or come round for ever), never memory; debug assertions catch it.
+/// those did who found the flag set. An index which is pushed while it is in spoils the list (entries are
+/// lost or come twice, or taking them panics), never memory; debug assertions catch it.
 ///
 /// **Why one atomic word is enough.** Entries leave only all together, so the classic trap of lock-free
 /// stacks (the head is the same as before but what is below it has changed) doesn't exist: a push only needs
@@ -49,7 +49,10 @@ impl IndexStack {
     /// If `n` is `u32::MAX`.
     pub(crate) fn new(n: u32) -> IndexStack {
         assert!(n < END, "a stack of {n} indices");
-        IndexStack { head: AtomicU32::new(NOTHING), links: zeroed(n) }
+        IndexStack {
+            head: AtomicU32::new(NOTHING),
+            links: zeroed(n),
+        }
     }
 
     /// Pushes an index that isn't in the stack. Returns whether the stack was empty: then the caller should
@@ -77,7 +80,12 @@ impl IndexStack {
             // Release: the owner's acquiring swap then sees this link, and what the caller did before. That
             // holds for all entries and not only for the newest, because each exchange continues the release
             // sequence of those before it. Relaxed on failure, as for the first guess.
-            match self.head.compare_exchange_weak(head, index + 1, Ordering::Release, Ordering::Relaxed) {
+            match self.head.compare_exchange_weak(
+                head,
+                index + 1,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return head == NOTHING,
                 Err(now) => head = now,
             }
@@ -105,7 +113,10 @@ impl IndexStack {
                 entry = older;
             }
         }
-        Drain { stack: self, entry: oldest }
+        Drain {
+            stack: self,
+            entry: oldest,
+        }
     }
 
     /// Whether nothing is in the stack. Another thread may push at any time, so "yes" is old news for anyone
