@@ -79,6 +79,8 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 
+pub(crate) mod sim;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
