@@ -81,6 +81,9 @@ pub(crate) mod uring;
 
 pub(crate) mod sim;
 
+#[cfg(test)]
+mod conformance;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;

@@ -1,0 +1,108 @@
+//! The engine of the simulated world, with peers of the same world.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::fixture::{Event, Fixture, Peer};
+use crate::engine::EngineConfig;
+use crate::engine::sim::{Fault, Faults, SimEngine, SimListener, SimPeer, World};
+use crate::time::Time;
+
+/// An engine in a world of its own, in which nothing goes wrong by itself.
+pub(super) struct SimFixture {
+    engine: SimEngine,
+    world: World,
+    /// Listeners that nobody accepts from.
+    silent: Vec<SimListener>,
+}
+
+impl SimFixture {
+    fn with_faults(config: EngineConfig, faults: Faults) -> Self {
+        let world = World::new(1, faults);
+        Self { engine: SimEngine::new(&world, config), world, silent: Vec::new() }
+    }
+}
+
+impl Fixture for SimFixture {
+    type Engine = SimEngine;
+    type Peer = SimPeer;
+
+    fn new(config: EngineConfig) -> Self {
+        Self::with_faults(config, Faults::none())
+    }
+
+    fn new_short_of_descriptors(config: EngineConfig) -> Self {
+        Self::with_faults(config, Faults::none().with(Fault::AcceptFailed, 1_000_000))
+    }
+
+    fn engine(&self) -> &SimEngine {
+        &self.engine
+    }
+
+    fn engine_mut(&mut self) -> &mut SimEngine {
+        &mut self.engine
+    }
+
+    fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Event<Self>>) -> io::Result<()> {
+        self.engine.wait(deadline, completions)
+    }
+
+    fn listener(&mut self) -> (SimListener, SocketAddr) {
+        let listener = self.world.listen(any_port(), 1024).expect("a free port");
+        let address = listener.local_addr();
+        (listener, address)
+    }
+
+    fn connect_peer(&mut self, address: SocketAddr, _receive_buffer_bytes: Option<usize>) -> SimPeer {
+        // All buffers of this world are small.
+        self.world.connect(address)
+    }
+
+    fn refusing_address(&mut self) -> SocketAddr {
+        self.listener().1
+    }
+
+    fn silent_address(&mut self) -> SocketAddr {
+        // Everybody answers in this world, but not before its time has gone on: polls that don't wait see nothing.
+        let (listener, address) = self.listener();
+        self.silent.push(listener);
+        address
+    }
+
+    fn alone(_name: &str) -> bool {
+        // A world is nobody else's.
+        true
+    }
+
+    fn refuse_descriptors(&mut self, refuse: bool) {
+        if !refuse {
+            self.world.calm_down();
+        }
+    }
+}
+
+impl Peer for SimPeer {
+    fn address(&self) -> SocketAddr {
+        self.local_addr()
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
+
+    fn try_read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.read(bytes)
+    }
+
+    fn finish(&mut self) {
+        self.shutdown_write().expect("connected");
+    }
+
+    fn reset(self) {
+        Self::reset(self);
+    }
+}
+
+fn any_port() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
