@@ -66,4 +66,6 @@ pub(super) trait Peer {
     fn finish(&mut self);
     /// Resets the connection.
     fn reset(self);
+    /// Lets some time go by, for a case without an engine to poll.
+    fn pass_time(&self);
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use super::fixture::{Event, Fixture, Peer};
 use crate::engine::EngineConfig;
@@ -25,7 +26,7 @@ impl SimFixture {
 
 impl Fixture for SimFixture {
     type Engine = SimEngine;
-    type Peer = SimPeer;
+    type Peer = WorldPeer;
 
     fn new(config: EngineConfig) -> Self {
         Self::with_faults(config, Faults::none())
@@ -44,7 +45,10 @@ impl Fixture for SimFixture {
     }
 
     fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Event<Self>>) -> io::Result<()> {
-        self.engine.wait(deadline, completions)
+        let result = self.engine.wait(deadline, completions);
+        // What a turn takes: also with polls that don't wait, the world goes on.
+        self.world.run_for(Duration::from_micros(1));
+        result
     }
 
     fn listener(&mut self) -> (SimListener, SocketAddr) {
@@ -53,9 +57,15 @@ impl Fixture for SimFixture {
         (listener, address)
     }
 
-    fn connect_peer(&mut self, address: SocketAddr, _receive_buffer_bytes: Option<usize>) -> SimPeer {
+    fn connect_peer(&mut self, address: SocketAddr, _receive_buffer_bytes: Option<usize>) -> WorldPeer {
         // All buffers of this world are small.
-        self.world.connect(address)
+        let peer = self.world.connect(address);
+        let patience = self.world.now() + Duration::from_secs(1);
+        while !peer.is_connected() {
+            assert!(self.world.now() < patience, "nobody answers at {address}");
+            self.world.run_for(Duration::from_micros(10));
+        }
+        WorldPeer { peer, world: self.world.clone() }
     }
 
     fn refusing_address(&mut self) -> SocketAddr {
@@ -81,25 +91,35 @@ impl Fixture for SimFixture {
     }
 }
 
-impl Peer for SimPeer {
+/// The other end, in the same world.
+pub(super) struct WorldPeer {
+    peer: SimPeer,
+    world: World,
+}
+
+impl Peer for WorldPeer {
     fn address(&self) -> SocketAddr {
-        self.local_addr()
+        self.peer.local_addr()
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write(bytes)
+        self.peer.write(bytes)
     }
 
     fn try_read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.read(bytes)
+        self.peer.read(bytes)
     }
 
     fn finish(&mut self) {
-        self.shutdown_write().expect("connected");
+        self.peer.shutdown_write().expect("connected");
     }
 
     fn reset(self) {
-        Self::reset(self);
+        self.peer.reset();
+    }
+
+    fn pass_time(&self) {
+        self.world.run_for(Duration::from_micros(10));
     }
 }
 

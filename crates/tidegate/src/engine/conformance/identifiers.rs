@@ -32,6 +32,31 @@ pub(super) fn an_index_that_is_used_again_has_another_generation<F: Fixture>() {
     rig.finish();
 }
 
+/// A caller that works through what one poll has reported may adopt a stream before it comes to a `Closed` behind it. A
+/// place that were used again at once would have two users then, as the caller sees it.
+pub(super) fn an_index_is_not_used_again_before_the_next_poll<F: Fixture>() {
+    let mut rig = Rig::<F>::sized(4, 4);
+    let (listener, address) = rig.listen();
+    for closed_by_connect in [false, true] {
+        let (_kept, _peer_of_kept) = rig.pair();
+        let (closing, _peer_of_closing) = rig.pair();
+        rig.accept(listener, 1);
+        let _peer = rig.fixture.connect_peer(address, None);
+        let (stream, _) = rig.expect_accepted(listener);
+        rig.close(closing, CloseMode::Orderly);
+        rig.expect_closed(closing);
+        // `expect_closed` has polled, and not again since it has seen `Closed`.
+        let next = if closed_by_connect { rig.connect(address) } else { rig.adopt(stream) };
+        assert_ne!(next.index, closing.index);
+        for socket in rig.monitor.open() {
+            rig.close_now(socket, CloseMode::Abort);
+        }
+        rig.turn();
+        rig.take_all();
+    }
+    rig.finish();
+}
+
 /// Tries every operation on a stale identifier.
 fn assert_stale<F: Fixture>(rig: &mut Rig<F>, stale: SocketId) {
     let engine = rig.fixture.engine_mut();
@@ -100,6 +125,7 @@ pub(super) fn adopting_beyond_the_configured_sockets_gives_the_stream_back<F: Fi
     // It is alive and well, and finds a place when there is one.
     rig.write_all(&mut peer, b"hello");
     rig.close_now(one, CloseMode::Orderly);
+    rig.turn();
     let socket = rig.adopt(stream);
     rig.receive(socket);
     assert_eq!(rig.receive_exactly(socket, 5), b"hello");
@@ -114,6 +140,7 @@ pub(super) fn connecting_beyond_the_configured_sockets_is_refused<F: Fixture>() 
     assert_eq!(rig.fixture.engine_mut().connect(address), None);
     rig.expect_quiet();
     rig.close_now(one, CloseMode::Orderly);
+    rig.turn();
     let socket = rig.connect(address);
     rig.expect_connected(socket).expect("somebody listens");
     rig.finish();

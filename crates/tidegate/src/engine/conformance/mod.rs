@@ -140,6 +140,7 @@ macro_rules! common_cases {
             identifiers:
                 indices_stay_below_the_configured_sockets,
                 an_index_that_is_used_again_has_another_generation,
+                an_index_is_not_used_again_before_the_next_poll,
                 every_operation_on_a_stale_id_is_refused,
                 a_stale_id_has_no_effect_on_the_next_user_of_its_index,
                 adopting_beyond_the_configured_sockets_gives_the_stream_back,
