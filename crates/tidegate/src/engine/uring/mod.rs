@@ -643,12 +643,10 @@ impl UringEngine {
     #[cfg(test)]
     fn free_early_if_planted(&mut self, id: SocketId) {
         if self.plant == Some(Plant::FreeOnCancel)
-            && let Operation::Send(operation) = mem::take(&mut self.sockets[id.index].operation)
+            && let Operation::Send(operation) = &mut self.sockets[id.index].operation
         {
-            let gather = self.sends.end(operation);
-            self.in_flight -= 1;
-            let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
-            self.ready.push_back(Completion::Sent { socket: id, gather, result });
+            // The memory and nothing else: the bookkeeping stays right, as it would in a build with this bug.
+            operation.gather.clear(drop);
         }
     }
 }
