@@ -123,8 +123,6 @@ impl Prepared {
     pub(crate) fn start(self) -> io::Result<UringEngine> {
         let Self { ring, buffers, memory, wake, config } = self;
         ring.submitter().register_enable_rings()?;
-        // Saves a look-up per call; without it everything works the same.
-        let _ = ring.submitter().register_ring_fd();
         let no_iowait = ring.params().is_feature_no_iowait();
         let began = Instant::now();
         let mut engine = UringEngine {
