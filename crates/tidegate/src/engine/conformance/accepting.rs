@@ -24,8 +24,17 @@ pub(super) fn accept_credit_is_never_exceeded<F: Fixture>() {
 }
 
 pub(super) fn every_accepted_connection_comes_with_the_address_of_its_own_peer<F: Fixture>() {
+    for six in [false, true] {
+        if !six || F::available_six() {
+            accept_a_dozen::<F>(six);
+        }
+    }
+}
+
+fn accept_a_dozen<F: Fixture>(six: bool) {
     let mut rig = Rig::<F>::new();
-    let (listener, address) = rig.listen();
+    let (listener, address) = rig.listen_on(six);
+    assert_eq!(address.is_ipv6(), six);
     // All credit and all connections before one poll: the accepts complete in one batch.
     rig.accept(listener, 12);
     rig.poll(std::time::Duration::ZERO);
@@ -155,7 +164,9 @@ pub(super) fn a_sweep_takes_no_more_than_it_was_told<F: Fixture>() {
     assert_eq!(taken.len(), 2, "{taken:?}");
     let mut cut = 0;
     for peer in &mut peers {
-        if !taken.iter().any(|event| matches!(event, Completion::Accepted { peer: from, .. } if *from == peer.address()))
+        if !taken
+            .iter()
+            .any(|event| matches!(event, Completion::Accepted { peer: from, .. } if *from == peer.address()))
         {
             assert_eq!(rig.read_to_end(peer).0, b"");
             cut += 1;

@@ -197,7 +197,9 @@ pub(super) fn an_orderly_close_in_every_state_completes_and_shows_the_end<F: Fix
         match state {
             State::Failed | State::FailedUnseen | State::FailedAsking => assert_eq!(ending, None),
             // There may be unread bytes: TCP resets then.
-            State::ArmedWithData | State::PausedWithData | State::Starving | State::StarvingPausing => assert!(ending.is_some()),
+            State::ArmedWithData | State::PausedWithData | State::Starving | State::StarvingPausing => {
+                assert!(ending.is_some())
+            }
             _ => assert_eq!(ending, Some(Ending::Finished), "{state:?}"),
         }
     }

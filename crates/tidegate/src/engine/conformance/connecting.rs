@@ -8,8 +8,16 @@ use super::rig::Rig;
 use crate::engine::{CloseMode, Completion};
 
 pub(super) fn a_connect_to_a_listener_succeeds_and_carries_bytes_both_ways<F: Fixture>() {
+    for six in [false, true] {
+        if !six || F::available_six() {
+            talk::<F>(six);
+        }
+    }
+}
+
+fn talk<F: Fixture>(six: bool) {
     let mut rig = Rig::<F>::new();
-    let (listener, address) = rig.listen();
+    let (listener, address) = rig.listen_on(six);
     rig.accept(listener, 1);
     let client = rig.connect(address);
     rig.expect_connected(client).expect("somebody listens");

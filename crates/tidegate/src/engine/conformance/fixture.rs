@@ -23,10 +23,20 @@ pub(super) trait Fixture: Sized {
         true
     }
 
+    /// Whether IPv6 can be used here; says why not on stderr.
+    fn available_six() -> bool {
+        true
+    }
+
     /// Makes the engine, on the calling thread.
     fn new(config: EngineConfig) -> Self;
     /// Makes an engine for a case that uses [`refuse_descriptors`](Self::refuse_descriptors) before it accepts anything.
     fn new_short_of_descriptors(config: EngineConfig) -> Self {
+        Self::new(config)
+    }
+    /// Makes an engine whose receives the system ends without an error now and then, where that takes more than a
+    /// completion queue that is too small.
+    fn new_interrupted(config: EngineConfig) -> Self {
         Self::new(config)
     }
     /// The engine.
@@ -38,8 +48,8 @@ pub(super) trait Fixture: Sized {
         self.engine_mut().poll(deadline, completions)
     }
 
-    /// A new listening socket with a backlog of several hundred, and its address.
-    fn listener(&mut self) -> (<Self::Engine as Engine>::Listener, SocketAddr);
+    /// A new listening socket, on the loopback address of IPv6 if `six`, with a backlog of several hundred, and its address.
+    fn listener(&mut self, six: bool) -> (<Self::Engine as Engine>::Listener, SocketAddr);
     /// Connects a peer to `address`. `receive_buffer_bytes` asks for a small receive buffer.
     fn connect_peer(&mut self, address: SocketAddr, receive_buffer_bytes: Option<usize>) -> Self::Peer;
     /// An address where connects are refused.

@@ -1,7 +1,7 @@
 //! The engine of the simulated world, with peers of the same world.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::fixture::{Event, Fixture, Peer};
@@ -36,6 +36,10 @@ impl Fixture for SimFixture {
         Self::with_faults(config, Faults::none().with(Fault::AcceptFailed, 1_000_000))
     }
 
+    fn new_interrupted(config: EngineConfig) -> Self {
+        Self::with_faults(config, Faults::none().with(Fault::ReceiveInterrupted, 200_000))
+    }
+
     fn engine(&self) -> &SimEngine {
         &self.engine
     }
@@ -51,8 +55,9 @@ impl Fixture for SimFixture {
         result
     }
 
-    fn listener(&mut self) -> (SimListener, SocketAddr) {
-        let listener = self.world.listen(any_port(), 1024).expect("a free port");
+    fn listener(&mut self, six: bool) -> (SimListener, SocketAddr) {
+        let ip = if six { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        let listener = self.world.listen(SocketAddr::new(ip, 0), 1024).expect("a free port");
         let address = listener.local_addr();
         (listener, address)
     }
@@ -69,12 +74,12 @@ impl Fixture for SimFixture {
     }
 
     fn refusing_address(&mut self) -> SocketAddr {
-        self.listener().1
+        self.listener(false).1
     }
 
     fn silent_address(&mut self) -> SocketAddr {
         // Everybody answers in this world, but not before its time has gone on: polls that don't wait see nothing.
-        let (listener, address) = self.listener();
+        let (listener, address) = self.listener(false);
         self.silent.push(listener);
         address
     }
@@ -121,8 +126,4 @@ impl Peer for WorldPeer {
     fn pass_time(&self) {
         self.world.run_for(Duration::from_micros(10));
     }
-}
-
-fn any_port() -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }

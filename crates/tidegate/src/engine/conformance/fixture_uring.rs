@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::Duration;
@@ -29,6 +29,14 @@ pub(super) struct UringFixture {
 impl Fixture for UringFixture {
     type Engine = UringEngine;
     type Peer = TcpPeer;
+
+    fn available_six() -> bool {
+        let available = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+        if !available {
+            eprintln!("skipped: there is no IPv6 here");
+        }
+        available
+    }
 
     fn available() -> bool {
         let config = EngineConfig {
@@ -65,9 +73,10 @@ impl Fixture for UringFixture {
         &mut self.engine
     }
 
-    fn listener(&mut self) -> (UringListener, SocketAddr) {
-        let socket = tcp_socket();
-        socket.bind(&any_port().into()).expect("a free port");
+    fn listener(&mut self, six: bool) -> (UringListener, SocketAddr) {
+        let any = if six { SocketAddr::from((Ipv6Addr::LOCALHOST, 0)) } else { any_port() };
+        let socket = tcp_socket(any);
+        socket.bind(&any.into()).expect("a free port");
         socket.listen(1024).expect("listening");
         let listener = TcpListener::from(socket);
         let address = listener.local_addr().expect("its address");
@@ -75,7 +84,7 @@ impl Fixture for UringFixture {
     }
 
     fn connect_peer(&mut self, address: SocketAddr, receive_buffer_bytes: Option<usize>) -> TcpPeer {
-        let socket = tcp_socket();
+        let socket = tcp_socket(address);
         if let Some(bytes) = receive_buffer_bytes {
             socket.set_recv_buffer_size(bytes).expect("a small receive buffer");
         }
@@ -93,13 +102,13 @@ impl Fixture for UringFixture {
     fn silent_address(&mut self) -> SocketAddr {
         // A listener that nobody accepts from, with a backlog so full that requests are dropped unanswered.
         if self.silent.is_empty() {
-            let listener = tcp_socket();
+            let listener = tcp_socket(any_port());
             listener.bind(&any_port().into()).expect("a free port");
             listener.listen(0).expect("listening");
             let address = listener.local_addr().expect("its address");
             self.silent.push(listener);
             for _ in 0..4 {
-                let filler = tcp_socket();
+                let filler = tcp_socket(any_port());
                 filler.set_nonblocking(true).expect("non-blocking");
                 let answer = filler.connect(&address);
                 assert!(answer.is_ok() || answer.is_err_and(|error| error.raw_os_error() == Some(libc::EINPROGRESS)));
@@ -178,8 +187,8 @@ impl Peer for TcpPeer {
     }
 }
 
-fn tcp_socket() -> Socket {
-    Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket")
+fn tcp_socket(address: SocketAddr) -> Socket {
+    Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket")
 }
 
 fn any_port() -> SocketAddr {

@@ -153,7 +153,9 @@ macro_rules! common_cases {
                 time_stands_still_outside_poll,
                 methods_only_record_until_the_next_poll,
                 a_poll_with_a_deadline_in_the_past_returns_at_once,
-                a_poll_reaches_its_deadline;
+                a_poll_reaches_its_deadline,
+                a_poll_appends_behind_what_is_there,
+                random_numbers_differ;
             tearing_down:
                 tear_down_with_everything_in_flight_frees_everything,
                 tear_down_with_nothing_polled_frees_everything,
@@ -171,9 +173,11 @@ mod uring {
 
     // What needs a second thread while `poll` blocks, or the clock on the wall: in a simulated world a poll that waits
     // jumps to its deadline, so there is nothing to interrupt and nothing to measure.
-    // And what takes a descriptor, which connects of the simulated world don't.
+    // And what takes a descriptor, which connects of the simulated world don't; a system that still uses memory after the
+    // end of an engine, which that of the simulated world doesn't; and the planted bug, which is in this engine.
     tests_for! { Uring;
         connecting: a_connect_without_a_descriptor_fails_and_leaves_a_socket_to_close;
+        tearing_down: a_tear_down_without_time_leaks_and_does_not_free;
         real_time:
             a_poll_sleeps_until_its_deadline_and_not_much_longer,
             a_wake_from_another_thread_ends_a_poll_that_waits,

@@ -46,6 +46,11 @@ impl<F: Fixture> Rig<F> {
         Self::made(F::new, change)
     }
 
+    /// As [`with`](Self::with), where the system ends receives without an error.
+    pub(super) fn interrupted(change: impl FnOnce(&mut EngineConfig)) -> Self {
+        Self::made(F::new_interrupted, change)
+    }
+
     fn made(make: impl FnOnce(EngineConfig) -> F, change: impl FnOnce(&mut EngineConfig)) -> Self {
         let mut config = EngineConfig {
             sockets: 64,
@@ -80,7 +85,12 @@ impl<F: Fixture> Rig<F> {
 
     /// A new listener without credit.
     pub(super) fn listen(&mut self) -> (ListenerId, SocketAddr) {
-        let (listener, address) = self.fixture.listener();
+        self.listen_on(false)
+    }
+
+    /// A new listener without credit, on IPv6 if `six`.
+    pub(super) fn listen_on(&mut self, six: bool) -> (ListenerId, SocketAddr) {
+        let (listener, address) = self.fixture.listener(six);
         let listener = self.fixture.engine_mut().listen(listener);
         self.monitor.listened(listener);
         (listener, address)
@@ -281,7 +291,10 @@ impl<F: Fixture> Rig<F> {
     /// Waits for `ReceivePaused`.
     #[track_caller]
     pub(super) fn expect_paused(&mut self, socket: SocketId) {
-        self.expect("ReceivePaused", |event| matches!(event, Completion::ReceivePaused { socket: of } if *of == socket));
+        self.expect(
+            "ReceivePaused",
+            |event| matches!(event, Completion::ReceivePaused { socket: of } if *of == socket),
+        );
     }
 
     /// Waits for `PeerFinished`.

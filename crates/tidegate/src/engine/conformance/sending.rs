@@ -204,7 +204,8 @@ pub(super) fn cancel_a_watched_send<F: Fixture>(mode: CloseMode, before_close: i
     rig.close(socket, mode);
     let mut sent = None;
     rig.until("the last completion of the send", |rig| {
-        if let Some(Completion::Sent { gather, result, .. }) = rig.take(|event| matches!(event, Completion::Sent { .. }))
+        if let Some(Completion::Sent { gather, result, .. }) =
+            rig.take(|event| matches!(event, Completion::Sent { .. }))
         {
             sent = Some((gather, result));
         }

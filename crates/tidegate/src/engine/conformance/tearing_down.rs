@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::fixture::{Fixture, Peer};
-use super::material::{Watched, gather_of, pattern};
+use super::material::{Watched, assert_same_bytes, gather_of, pattern};
 use super::rig::{PATIENCE, Rig, read_available};
 use super::sending::{MORE_THAN_FITS, block};
 use crate::engine::CloseMode;
@@ -127,4 +127,21 @@ pub(super) fn a_buffer_outlives_its_engine<F: Fixture>() {
     std::thread::spawn(move || drop(lent)).join().expect("the borrower ends");
     arena.collect_returned();
     assert_eq!(arena.outstanding(), 0);
+}
+
+/// Only where the system may keep the memory of an operation for longer than a tear-down waits.
+pub(super) fn a_tear_down_without_time_leaks_and_does_not_free<F: Fixture>() {
+    let mut rig = Rig::<F>::with(|config| config.teardown_limit = Duration::ZERO);
+    let drops = Arc::new(AtomicUsize::new(0));
+    let (socket, mut peer) = rig.pair_with(Some(8 * 1024));
+    let wanted = pattern(39, MORE_THAN_FITS);
+    block(&mut rig, socket, gather_of(Watched::payload(wanted.clone(), &drops)));
+    drop(rig);
+    assert_eq!(drops.load(Ordering::SeqCst), 0, "memory that the system may still use was freed");
+    let (mut got, patience) = (Vec::new(), Instant::now() + PATIENCE);
+    while read_available(&mut peer, &mut got).is_none() {
+        assert!(Instant::now() < patience, "a connection outlives its engine");
+        peer.pass_time();
+    }
+    assert_same_bytes(&got, &wanted[..got.len()], "what the peer got");
 }

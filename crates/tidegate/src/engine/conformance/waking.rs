@@ -185,3 +185,26 @@ pub(super) fn a_poll_reaches_its_deadline<F: Fixture>() {
     }
     rig.finish();
 }
+
+pub(super) fn a_poll_appends_behind_what_is_there<F: Fixture>() {
+    let mut rig = Rig::<F>::new();
+    let waker = rig.fixture.engine().waker();
+    let mut completions = Vec::new();
+    for count in 1..=3 {
+        waker.wake();
+        let deadline = rig.fixture.engine().now() + Duration::from_secs(5);
+        rig.fixture.poll(Some(deadline), &mut completions).expect("the engine works");
+        assert_eq!(completions.iter().filter(|event| is_woken(event)).count(), count, "nothing is taken away");
+    }
+    rig.finish();
+}
+
+pub(super) fn random_numbers_differ<F: Fixture>() {
+    let mut rig = Rig::<F>::new();
+    let engine = rig.fixture.engine_mut();
+    let mut numbers: Vec<_> = (0..1000).map(|_| engine.random()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 1000);
+    rig.finish();
+}
