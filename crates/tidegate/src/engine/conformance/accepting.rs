@@ -176,6 +176,21 @@ pub(super) fn a_sweep_takes_no_more_than_it_was_told<F: Fixture>() {
     rig.finish();
 }
 
+pub(super) fn a_sweep_counts_what_had_been_accepted_already<F: Fixture>() {
+    let mut rig = Rig::<F>::new();
+    let (listener, address) = rig.listen();
+    rig.accept(listener, 3);
+    rig.expect_quiet();
+    // Up to three may have been accepted by the system when the close is recorded; four in all, however many.
+    let peers: Vec<_> = (0..6).map(|_| rig.fixture.connect_peer(address, None)).collect();
+    rig.close_listener(listener, 4);
+    rig.expect_listener_closed(listener);
+    let taken = rig.take_all();
+    assert_eq!(taken.len(), 4, "{taken:?}");
+    drop(peers);
+    rig.finish();
+}
+
 pub(super) fn closing_a_listener_takes_back_unused_credit<F: Fixture>() {
     let mut rig = Rig::<F>::new();
     // Credit that the system has, and credit that it hasn't seen yet.

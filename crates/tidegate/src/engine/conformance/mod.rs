@@ -60,6 +60,7 @@ macro_rules! common_cases {
                 a_connection_that_was_reset_in_the_backlog_uses_one_credit,
                 closing_a_listener_delivers_what_waits_in_the_backlog,
                 a_sweep_takes_no_more_than_it_was_told,
+                a_sweep_counts_what_had_been_accepted_already,
                 closing_a_listener_takes_back_unused_credit,
                 a_stream_that_is_dropped_unadopted_is_closed;
             connecting:
