@@ -67,7 +67,7 @@ pub(crate) type Range = (u64, u64);
 #[derive(Clone, Debug)]
 pub(crate) struct Faults {
     /// For each [`Fault`], how often it strikes where it can, in parts per million.
-    chances: [u32; Fault::COUNT],
+    pub chances: [u32; Fault::COUNT],
     /// The most that [`Fault::LateCompletion`] adds, in nanoseconds.
     pub late_ns: u64,
     /// The most that [`Fault::Stall`] adds, in nanoseconds.

@@ -42,8 +42,12 @@ impl Ring {
     /// The completions that are due, in the order in which they are reported.
     fn take_due(&mut self, network: &mut Network) -> Vec<Entry> {
         let now_ns = self.now.as_nanos();
-        let later = self.entries.split_off(&(now_ns + 1, 0));
-        let due: Vec<Entry> = mem::replace(&mut self.entries, later).into_values().collect();
+        let mut due = Vec::new();
+        while let Some(first) = self.entries.first_entry()
+            && first.key().0 <= now_ns
+        {
+            due.push(first.remove());
+        }
         if due.len() < 2 || !network.fate.strikes(Fault::Reordered) {
             return due;
         }
