@@ -23,6 +23,7 @@ impl Ring {
         self.now = network.fate.now();
         self.counters.polls += 1;
         self.free.append(&mut self.freed);
+        self.queued = 0;
         self.buffer_returned.store(false, Ordering::Release);
         self.feed(network);
         self.submit(network);

@@ -70,6 +70,8 @@ pub(super) struct Ring {
     pub(super) recorded: VecDeque<Submission>,
     /// Completions on their way, by when they are due and then in the order in which they came about.
     pub(super) entries: BTreeMap<(u64, u64), Entry>,
+    /// Completions that have come about since the last poll: what would be in the completion queue.
+    pub(super) queued: u32,
     /// Receives in line for a buffer.
     pub(super) starving: VecDeque<SocketId>,
     /// Sockets that have more data than fits into one poll.
@@ -176,6 +178,7 @@ impl Ring {
             listeners: Vec::new(),
             recorded: VecDeque::new(),
             entries: BTreeMap::new(),
+            queued: 0,
             starving: VecDeque::new(),
             ready: VecDeque::new(),
             exhausted_until: Time::ZERO,
@@ -469,6 +472,7 @@ impl Ring {
         }
         let due_ns = fate.now().as_nanos().saturating_add(delay_ns).max(not_before_ns);
         self.entries.insert((due_ns, fate.next_sequence()), entry);
+        self.queued += 1;
         due_ns
     }
 

@@ -207,7 +207,7 @@ impl Ring {
     ) -> bool {
         let budget = self.config.receive_budget_bytes;
         let in_line = !self.starving.is_empty() && !is_fed;
-        let overflow = self.entries.len() >= self.config.completion_entries.max(1) as usize;
+        let overflow = self.queued >= self.config.completion_entries.max(1);
         let Some(socket) = self.socket_mut(id) else { return false };
         if socket.filled > 0 && (socket.filled >= BATCH_BUFFERS || socket.filled_bytes >= budget) {
             if !socket.in_ready_line {

@@ -26,11 +26,9 @@ fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
 
 fn send(bench: &mut Bench, socket: SocketId, bytes: Vec<u8>) -> usize {
     bench.engine.send(socket, gather(bytes)).expect("an open socket");
-    loop {
-        match bench.next() {
-            Completion::Sent { result, .. } => return result.expect("a send"),
-            other => panic!("{other:?}"),
-        }
+    match bench.next() {
+        Completion::Sent { result, .. } => result.expect("a send"),
+        other => panic!("{other:?}"),
     }
 }
 
