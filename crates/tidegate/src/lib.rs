@@ -1,21 +1,15 @@
-//! Tidegate.
+//! Tidegate: a completion-driven TCP server framework whose limits are promises.
+#![warn(missing_docs)]
 
-#[cfg_attr(
-    any(not(test), loom),
-    allow(dead_code, reason = "used by the I/O loop")
-)]
-mod io_thread {
-    mod timers;
-}
-#[cfg_attr(
-    any(not(test), loom),
-    allow(dead_code, reason = "used by the I/O loop")
-)]
-mod memory {
-    mod chunked;
-    mod index_stack;
-    mod send_memory;
-}
+mod connection;
+mod engine;
+mod io_thread;
+mod memory;
+mod surface;
 mod sync;
-#[allow(dead_code, reason = "public as soon as the surface exports it")]
 mod time;
+
+pub use connection::{CloseReason, Refusal, Refused, Sent};
+pub use memory::{Buffer, Payload};
+pub use surface::*;
+pub use time::Time;

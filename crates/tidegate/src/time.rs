@@ -20,6 +20,9 @@ impl Time {
     /// The moment at which the engine began.
     pub const ZERO: Time = Time(0);
 
+    /// The end of time, 584 years after the engine began: never.
+    pub const MAX: Time = Time(u64::MAX);
+
     /// The time `nanos` nanoseconds after the engine began.
     pub const fn from_nanos(nanos: u64) -> Time {
         Time(nanos)
@@ -79,10 +82,7 @@ mod tests {
         let start = Time::from_nanos(5);
         assert_eq!(start + Duration::from_nanos(7), Time::from_nanos(12));
         assert_eq!(start + Duration::MAX, Time::from_nanos(u64::MAX));
-        assert_eq!(
-            start + Duration::from_nanos(u64::MAX - 2),
-            Time::from_nanos(u64::MAX)
-        );
+        assert_eq!(start + Duration::from_nanos(u64::MAX - 2), Time::from_nanos(u64::MAX));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 
-use super::messages::{List, MESSAGE_OVERHEAD_BYTES, Pools};
 use super::CloseReason;
+use super::messages::{List, MESSAGE_OVERHEAD_BYTES, Pools};
 use crate::engine::CloseMode;
 use crate::memory::{Buffer, Gather, Payload, Piece};
 use crate::time::Time;
@@ -32,7 +32,9 @@ pub struct Refused {
 #[non_exhaustive]
 pub enum Refusal {
     /// The connection's queue is full for now: `on_writable` comes when there is room.
-    #[error("the send queue holds {queued_bytes} of {limit_bytes} bytes in {queued_messages} of {limit_messages} messages")]
+    #[error(
+        "the send queue holds {queued_bytes} of {limit_bytes} bytes in {queued_messages} of {limit_messages} messages"
+    )]
     Full {
         /// Bytes in the queue.
         queued_bytes: usize,

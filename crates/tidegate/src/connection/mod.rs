@@ -10,7 +10,7 @@ mod messages;
 mod reason;
 
 pub(crate) use flow::Flow;
-pub use machine::{Refusal, Refused, Sent};
 pub(crate) use machine::{Delivery, Machine, Step};
+pub use machine::{Refusal, Refused, Sent};
 pub(crate) use messages::{MESSAGE_OVERHEAD_BYTES, Pools};
 pub use reason::CloseReason;

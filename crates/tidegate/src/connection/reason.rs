@@ -81,7 +81,9 @@ impl CloseReason {
     /// What an error of the system means for the connection.
     pub(crate) fn from_error(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => Self::Reset,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+                Self::Reset
+            }
             kind => Self::Failed(kind),
         }
     }

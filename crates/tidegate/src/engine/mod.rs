@@ -28,9 +28,9 @@
 //!   the backlog.
 //! - **E7.** [`Completion::AcceptFailed`] also uses one credit, whatever the error (`EMFILE`, `ENFILE`, `ENOBUFS`, a connection that was
 //!   reset while it waited). The engine doesn't try again by itself.
-//! - **E8.** [`close_listener`](Engine::close_listener) takes back unused credit, then accepts what the backlog holds,
-//!   up to `sweep` connections, each an `Accepted`; then closes the listening socket, then completes with
-//!   [`Completion::ListenerClosed`], the last one of this listener.
+//! - **E8.** [`close_listener`](Engine::close_listener) takes back unused credit, then accepts what the backlog holds, each
+//!   an `Accepted`, at most `sweep` from this call on (accepts that had completed already included); then closes
+//!   the listening socket, then completes with [`Completion::ListenerClosed`], the last one of this listener.
 //! - **E9.** An accepted [`Stream`](Engine::Stream) that is dropped without being adopted is closed at once.
 //!
 //! # Receiving: by demand

@@ -108,10 +108,7 @@ struct List {
 }
 
 impl List {
-    const EMPTY: List = List {
-        first: NONE,
-        last: NONE,
-    };
+    const EMPTY: List = List { first: NONE, last: NONE };
 }
 
 /// The earliest occupied slot of the wheel.
@@ -147,17 +144,10 @@ impl<T: Copy> TimerWheel<T> {
     /// With 2³² − 1 timers set, which take 128 GiB.
     pub(crate) fn insert(&mut self, deadline: Time, value: T) -> TimerKey {
         let index = self.take_node(deadline, value);
-        let list = if deadline <= self.now {
-            OVERDUE
-        } else {
-            self.list_for(deadline)
-        };
+        let list = if deadline <= self.now { OVERDUE } else { self.list_for(deadline) };
         self.append(index, list);
         self.len += 1;
-        TimerKey {
-            index,
-            generation: self.nodes[index as usize].generation,
-        }
+        TimerKey { index, generation: self.nodes[index as usize].generation }
     }
 
     /// Takes back a timer and returns its value; `None` if it has fired or been cancelled before.
@@ -234,11 +224,7 @@ impl<T: Copy> TimerWheel<T> {
         let slot = self.occupied[level].trailing_zeros() as u64;
         let shift = LEVEL_BITS * level as u32;
         let digits_above = self.tick >> (shift + LEVEL_BITS) << (shift + LEVEL_BITS);
-        Some(Event {
-            level,
-            list: (level * SLOTS) as u16 + slot as u16,
-            tick: digits_above | slot << shift,
-        })
+        Some(Event { level, list: (level * SLOTS) as u16 + slot as u16, tick: digits_above | slot << shift })
     }
 
     /// The slot for a timer, seen from the present tick.
@@ -483,16 +469,9 @@ mod tests {
 
     /// A span of nanoseconds of every order of magnitude, often next to a boundary of ticks or slots.
     fn span() -> impl Strategy<Value = u64> {
-        let exact = prop_oneof![
-            0..3 * MILLISECOND,
-            0..200 * MILLISECOND,
-            0..HOUR,
-            0..YEAR,
-            0..20 * YEAR,
-        ];
-        let near_a_boundary = (0u32..36, 1u64..4, 0u64..5).prop_map(|(bits, times, offset)| {
-            ((times << bits) * MILLISECOND + offset).saturating_sub(2)
-        });
+        let exact = prop_oneof![0..3 * MILLISECOND, 0..200 * MILLISECOND, 0..HOUR, 0..YEAR, 0..20 * YEAR,];
+        let near_a_boundary = (0u32..36, 1u64..4, 0u64..5)
+            .prop_map(|(bits, times, offset)| ((times << bits) * MILLISECOND + offset).saturating_sub(2));
         prop_oneof![exact, near_a_boundary]
     }
 
@@ -555,11 +534,7 @@ mod tests {
     }
 
     /// Advances both and checks what the wheel promises about it.
-    fn advance_both(
-        wheel: &mut TimerWheel<u32>,
-        model: &mut Model,
-        now: u64,
-    ) -> Result<(), TestCaseError> {
+    fn advance_both(wheel: &mut TimerWheel<u32>, model: &mut Model, now: u64) -> Result<(), TestCaseError> {
         let expected = model.advance(now);
         let expired = advance(wheel, now);
         for (number, deadline) in &expected {

@@ -24,10 +24,7 @@ pub(crate) struct Chunked<T> {
 impl<T> Chunked<T> {
     /// An empty table for the indices below `limit`. Reserves the directory only, and doesn't touch it.
     pub(crate) fn new(limit: u32) -> Chunked<T> {
-        Chunked {
-            limit,
-            chunks: Vec::with_capacity(limit.div_ceil(CHUNK_ENTRIES) as usize),
-        }
+        Chunked { limit, chunks: Vec::with_capacity(limit.div_ceil(CHUNK_ENTRIES) as usize) }
     }
 
     /// The entry at `index`. The first use of a chunk allocates it and fills it with defaults.
@@ -169,20 +166,14 @@ impl FreeList {
     /// Returns an index which was taken. With debug assertions, panics if it is free already; without them,
     /// the same index would then have two holders.
     pub(crate) fn give(&mut self, index: u32) {
-        debug_assert!(
-            index < self.first_unused,
-            "index {index} is given back and was never taken"
-        );
+        debug_assert!(index < self.first_unused, "index {index} is given back and was never taken");
         #[cfg(debug_assertions)]
         {
             let word = index as usize / 64;
             if word >= self.is_returned.len() {
                 self.is_returned.resize(word + 1, 0);
             }
-            assert!(
-                self.is_returned[word] & 1 << (index % 64) == 0,
-                "index {index} is given back twice"
-            );
+            assert!(self.is_returned[word] & 1 << (index % 64) == 0, "index {index} is given back twice");
             self.is_returned[word] |= 1 << (index % 64);
         }
         self.returned.push(index);

@@ -49,10 +49,7 @@ impl IndexStack {
     /// If `n` is `u32::MAX`.
     pub(crate) fn new(n: u32) -> IndexStack {
         assert!(n < END, "a stack of {n} indices");
-        IndexStack {
-            head: AtomicU32::new(NOTHING),
-            links: zeroed(n),
-        }
+        IndexStack { head: AtomicU32::new(NOTHING), links: zeroed(n) }
     }
 
     /// Pushes an index that isn't in the stack. Returns whether the stack was empty: then the caller should
@@ -80,12 +77,7 @@ impl IndexStack {
             // Release: the owner's acquiring swap then sees this link, and what the caller did before. That
             // holds for all entries and not only for the newest, because each exchange continues the release
             // sequence of those before it. Relaxed on failure, as for the first guess.
-            match self.head.compare_exchange_weak(
-                head,
-                index + 1,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
+            match self.head.compare_exchange_weak(head, index + 1, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return head == NOTHING,
                 Err(now) => head = now,
             }
@@ -113,10 +105,7 @@ impl IndexStack {
                 entry = older;
             }
         }
-        Drain {
-            stack: self,
-            entry: oldest,
-        }
+        Drain { stack: self, entry: oldest }
     }
 
     /// Whether nothing is in the stack. Another thread may push at any time, so "yes" is old news for anyone

@@ -55,29 +55,20 @@ pub(crate) struct SendReserve {
 impl SendReserve {
     /// A reserve of `bytes`, all of it free.
     pub(crate) fn new(bytes: usize) -> Arc<SendReserve> {
-        Arc::new(SendReserve {
-            total: bytes,
-            free: AtomicUsize::new(bytes),
-            waiting: AtomicUsize::new(0),
-        })
+        Arc::new(SendReserve { total: bytes, free: AtomicUsize::new(bytes), waiting: AtomicUsize::new(0) })
     }
 
     /// Takes `wanted` bytes, or what there is if that is at least `minimum`; otherwise nothing. Returns the
     /// bytes taken.
     pub(crate) fn take_up_to(&self, wanted: usize, minimum: usize) -> usize {
-        debug_assert!(
-            minimum <= wanted,
-            "at least {minimum} of at most {wanted} bytes"
-        );
+        debug_assert!(minimum <= wanted, "at least {minimum} of at most {wanted} bytes");
         let share = |free: usize| if free < minimum { 0 } else { free.min(wanted) };
         // Acquire: pairs with the release of those who gave. Their memory is free before ours is allocated,
         // in fact and not only in the account.
-        let taken = self
-            .free
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
-                let share = share(free);
-                (share > 0).then(|| free - share)
-            });
+        let taken = self.free.fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
+            let share = share(free);
+            (share > 0).then(|| free - share)
+        });
         taken.map_or(0, share)
     }
 
@@ -164,10 +155,7 @@ impl SendLease {
     /// none).
     pub(crate) fn refund(&self, bytes: usize) {
         let charged = self.charged.get();
-        debug_assert!(
-            bytes <= charged,
-            "{bytes} bytes of {charged} charged are refunded"
-        );
+        debug_assert!(bytes <= charged, "{bytes} bytes of {charged} charged are refunded");
         // Without debug assertions, the account never has more than there is.
         let bytes = bytes.min(charged);
         self.charged.set(charged - bytes);
@@ -198,6 +186,11 @@ impl SendLease {
     /// Returns all of the surplus, for example before a long sleep. What is charged stays charged.
     pub(crate) fn release_surplus(&self) {
         self.return_surplus_above(0);
+    }
+
+    /// Bytes of the whole reserve: what no charge can exceed.
+    pub(crate) fn total(&self) -> usize {
+        self.reserve.total()
     }
 
     /// Bytes that are charged.
@@ -237,11 +230,7 @@ impl SendLease {
                 self.reserve.waiting.fetch_add(1, Ordering::Relaxed);
             }
         }
-        NoMemory {
-            wanted,
-            free_bytes: self.surplus.get() + self.reserve.free(),
-            total_bytes: self.reserve.total,
-        }
+        NoMemory { wanted, free_bytes: self.surplus.get() + self.reserve.free(), total_bytes: self.reserve.total }
     }
 
     /// Takes back that this lease waits, if it does.
@@ -304,18 +293,8 @@ mod tests {
         let lease = SendLease::new(reserve.clone());
         lease.charge(10 * KIB).unwrap();
         let refusal = lease.charge(91 * KIB).unwrap_err();
-        assert_eq!(
-            refusal,
-            NoMemory {
-                wanted: 91 * KIB,
-                free_bytes: 90 * KIB,
-                total_bytes: 100 * KIB
-            }
-        );
-        assert_eq!(
-            refusal.to_string(),
-            "send memory: 93184 bytes are wanted, 92160 of 102400 bytes can be had"
-        );
+        assert_eq!(refusal, NoMemory { wanted: 91 * KIB, free_bytes: 90 * KIB, total_bytes: 100 * KIB });
+        assert_eq!(refusal.to_string(), "send memory: 93184 bytes are wanted, 92160 of 102400 bytes can be had");
         assert_eq!((lease.charged(), lease.surplus()), (10 * KIB, 54 * KIB));
         assert!(lease.can_charge(90 * KIB));
         assert!(!lease.can_charge(91 * KIB));
@@ -372,10 +351,7 @@ mod tests {
     #[test]
     fn a_surplus_goes_to_the_lease_that_waits_for_it_at_the_next_settle() {
         let reserve = SendReserve::new(100 * KIB);
-        let (rich, poor) = (
-            SendLease::new(reserve.clone()),
-            SendLease::new(reserve.clone()),
-        );
+        let (rich, poor) = (SendLease::new(reserve.clone()), SendLease::new(reserve.clone()));
         rich.charge(KIB).unwrap();
         rich.settle();
         assert_eq!(rich.surplus(), 63 * KIB);
@@ -391,10 +367,7 @@ mod tests {
     #[test]
     fn a_surplus_goes_to_the_lease_that_waits_for_it_at_the_next_refund() {
         let reserve = SendReserve::new(100 * KIB);
-        let (rich, poor) = (
-            SendLease::new(reserve.clone()),
-            SendLease::new(reserve.clone()),
-        );
+        let (rich, poor) = (SendLease::new(reserve.clone()), SendLease::new(reserve.clone()));
         rich.charge(2 * KIB).unwrap();
         poor.charge(80 * KIB).unwrap_err();
         rich.refund(KIB);
@@ -405,10 +378,7 @@ mod tests {
     #[test]
     fn while_a_lease_waits_a_busy_one_takes_no_whole_chunks() {
         let reserve = SendReserve::new(128 * KIB);
-        let (busy, poor) = (
-            SendLease::new(reserve.clone()),
-            SendLease::new(reserve.clone()),
-        );
+        let (busy, poor) = (SendLease::new(reserve.clone()), SendLease::new(reserve.clone()));
         busy.charge(64 * KIB).unwrap();
         busy.charge(4 * KIB).unwrap();
         poor.charge(60 * KIB).unwrap_err();
@@ -434,10 +404,7 @@ mod tests {
     #[test]
     fn a_lease_that_gave_up_stops_waiting_once_there_is_enough() {
         let reserve = SendReserve::new(100 * KIB);
-        let (rich, poor) = (
-            SendLease::new(reserve.clone()),
-            SendLease::new(reserve.clone()),
-        );
+        let (rich, poor) = (SendLease::new(reserve.clone()), SendLease::new(reserve.clone()));
         rich.charge(50 * KIB).unwrap();
         poor.charge(60 * KIB).unwrap_err();
         poor.settle();
@@ -451,10 +418,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_charge_that_can_never_be_made() {
         let reserve = SendReserve::new(100 * KIB);
-        let (rich, poor) = (
-            SendLease::new(reserve.clone()),
-            SendLease::new(reserve.clone()),
-        );
+        let (rich, poor) = (SendLease::new(reserve.clone()), SendLease::new(reserve.clone()));
         rich.charge(KIB).unwrap();
         assert!(poor.charge(100 * KIB + 1).is_err());
         assert!(poor.charge(usize::MAX).is_err());
@@ -509,13 +473,7 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let bytes = prop_oneof![
-            0..5 * KIB,
-            0..100 * KIB,
-            0..400 * KIB,
-            Just(CHUNK_BYTES),
-            Just(usize::MAX)
-        ];
+        let bytes = prop_oneof![0..5 * KIB, 0..100 * KIB, 0..400 * KIB, Just(CHUNK_BYTES), Just(usize::MAX)];
         prop_oneof![
             8 => bytes.prop_map(Step::Charge),
             5 => any::<usize>().prop_map(Step::Refund),

@@ -58,7 +58,7 @@ struct Listener {
     /// How many more connections may be taken, those with an accept posted included.
     credit: u32,
     posted: u32,
-    /// Set by a close: how many connections to sweep from the backlog.
+    /// Set by a close: how many connections may still be taken.
     closing: Option<u32>,
 }
 
@@ -152,6 +152,9 @@ impl Listeners {
         entry.credit = entry.credit.saturating_sub(1);
         let closing = entry.closing.is_some();
         if result >= 0 {
+            if let Some(left) = &mut entry.closing {
+                *left = left.saturating_sub(1);
+            }
             // SAFETY: a descriptor that accept has just made belongs to nobody else.
             let stream = UringStream(unsafe { OwnedFd::from_raw_fd(result) });
             out.push(Completion::Accepted { listener, stream, peer: address.to_std() });

@@ -121,7 +121,7 @@ impl Prepared {
     /// # Errors
     /// What the kernel says when the ring is enabled.
     pub(crate) fn start(self) -> io::Result<UringEngine> {
-        let Self { mut ring, buffers, memory, wake, config } = self;
+        let Self { ring, buffers, memory, wake, config } = self;
         ring.submitter().register_enable_rings()?;
         // Saves a look-up per call; without it everything works the same.
         let _ = ring.submitter().register_ring_fd();

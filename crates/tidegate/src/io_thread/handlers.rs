@@ -1,0 +1,148 @@
+//! How the loop calls handlers without knowing their types.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::shared::{ConnectionKey, Request, ThreadShared};
+use super::timers::{TimerKey, TimerWheel};
+use crate::connection::{CloseReason, Machine, Pools, Refused, Sent};
+use crate::memory::{Buffer, Payload};
+use crate::sync::Arc;
+use crate::time::Time;
+
+/// A newly accepted connection, for whoever makes its handler.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Accepted {
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// The address of the listener that took the connection.
+    pub local: SocketAddr,
+    /// Which I/O thread the connection lives on, from 0.
+    pub io_thread: usize,
+}
+
+/// The handlers of one listener on one I/O thread. A handler is known by a key, which the table chooses.
+pub(crate) trait Handlers {
+    /// Makes a handler.
+    fn open(&mut self, accepted: &Accepted) -> u32;
+    /// See [`Handler`](crate::Handler) for this and the following.
+    fn on_connect(&mut self, key: u32, view: View<'_>);
+    fn on_read(&mut self, key: u32, view: View<'_>, data: Buffer);
+    fn on_writable(&mut self, key: u32, view: View<'_>);
+    fn on_sent(&mut self, key: u32, view: View<'_>, bytes: usize);
+    fn on_peer_shutdown(&mut self, key: u32, view: View<'_>);
+    fn on_timer(&mut self, key: u32, view: View<'_>, timer: u8);
+    /// Hands the message that [`next_message`](Self::next_message) took to its connection.
+    fn on_message(&mut self, key: u32, view: View<'_>);
+    /// Takes the handler out and says goodbye to it.
+    fn on_close(&mut self, key: u32, reason: &CloseReason);
+    /// Takes the handler out and drops it.
+    fn remove(&mut self, key: u32);
+    /// Takes the next message out of the mailbox and says for whom it is.
+    fn next_message(&mut self) -> Option<ConnectionKey>;
+    /// Drops the message that was taken: its connection is gone.
+    fn drop_message(&mut self);
+}
+
+/// What a timer of the wheel is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Timer {
+    /// The deadline of a connection's state machine.
+    Machine(ConnectionKey),
+    /// A handler's timer.
+    Handler(ConnectionKey, u8),
+    /// The acceptor tries again.
+    AcceptAgain,
+    /// The grace period of draining is over.
+    Grace,
+}
+
+/// What callbacks may use besides their connection.
+pub(crate) struct Context {
+    /// The time, the same for a whole turn.
+    pub now: Time,
+    /// All timers of the thread.
+    pub wheel: TimerWheel<Timer>,
+    /// Which handler timers are set: by slot and identifier.
+    pub handler_timers: BTreeMap<(u32, u8), TimerKey>,
+    /// The most timers that a handler may set, as identifiers below this.
+    pub timers_per_connection: u8,
+    /// The state of the random numbers, seeded by the engine.
+    pub random: u64,
+    /// This thread, as others see it.
+    pub shared: Arc<ThreadShared>,
+    /// Which I/O thread this is.
+    pub thread: usize,
+}
+
+impl Context {
+    fn random(&mut self) -> u64 {
+        // SplitMix64: the constants are from its reference implementation (public domain, S. Vigna).
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.random;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^ (bits >> 31)
+    }
+
+    /// Cancels every timer of the handler in `slot`.
+    pub(crate) fn cancel_handler_timers(&mut self, slot: u32) {
+        while let Some((&place, &key)) = self.handler_timers.range((slot, 0)..=(slot, u8::MAX)).next() {
+            self.wheel.cancel(key);
+            self.handler_timers.remove(&place);
+        }
+    }
+}
+
+/// One connection, as its handler may touch it during a callback. What it does is recorded; the loop does the rest when the callback has returned.
+pub(crate) struct View<'a> {
+    pub key: ConnectionKey,
+    pub machine: &'a mut Machine,
+    pub pools: &'a mut Pools,
+    pub context: &'a mut Context,
+    /// What was charged ahead for a reply and is left.
+    pub credit_bytes: &'a mut usize,
+}
+
+impl View<'_> {
+    pub(crate) fn send(&mut self, payload: Payload) -> Result<Sent, Refused> {
+        self.machine.send(payload, self.credit_bytes, self.context.now, self.pools)
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.machine.close(CloseReason::ClosedByHandler, self.context.now, self.pools);
+    }
+
+    pub(crate) fn abort(&mut self) {
+        self.machine.abort(CloseReason::AbortedByHandler, self.pools);
+    }
+
+    pub(crate) fn set_timer(&mut self, timer: u8, after: Duration) {
+        let limit = self.context.timers_per_connection;
+        assert!(timer < limit, "timer {timer}, but a connection has {limit} (Limits::timers_per_connection)");
+        self.cancel_timer(timer);
+        let deadline = self.context.now + after;
+        let key = self.context.wheel.insert(deadline, Timer::Handler(self.key, timer));
+        self.context.handler_timers.insert((self.key.slot, timer), key);
+    }
+
+    pub(crate) fn cancel_timer(&mut self, timer: u8) {
+        if let Some(key) = self.context.handler_timers.remove(&(self.key.slot, timer)) {
+            self.context.wheel.cancel(key);
+        }
+    }
+
+    pub(crate) fn random(&mut self) -> u64 {
+        self.context.random()
+    }
+}
+
+/// What a request of another thread does to a connection.
+pub(crate) fn apply_request(machine: &mut Machine, request: Request, now: Time, pools: &mut Pools) {
+    match request {
+        Request::Close => machine.close(CloseReason::ClosedByHandle, now, pools),
+        Request::Abort => machine.abort(CloseReason::AbortedByHandle, pools),
+    }
+}

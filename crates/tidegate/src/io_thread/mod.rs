@@ -1,0 +1,737 @@
+//! An I/O thread: the loop, from completions to handlers and back.
+//!
+//! One turn: **poll** (hand over what was recorded, wait, take completions) → **dispatch** each to its connection and
+//! handler → **timers** → **mailbox** (hand-overs, requests and messages from other threads) → **flush** (do what the touched
+//! connections want done). Callbacks only record; everything that follows from them is done in flush, once per
+//! connection and turn, so that replies to all that came in one batch go out together.
+
+mod acceptor;
+mod handlers;
+mod shared;
+mod timers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use self::acceptor::Acceptor;
+use self::handlers::apply_request;
+use self::timers::{TimerKey, TimerWheel};
+use crate::connection::{CloseReason, Delivery, Machine, Pools, Step};
+use crate::engine::{Completion, Engine, ListenerId, SocketId};
+use crate::memory::{Chunked, SendLease, SendReserve};
+use crate::sync::Arc;
+use crate::time::Time;
+
+pub use self::handlers::Accepted;
+pub(crate) use self::handlers::{Context, Handlers, Timer, View};
+pub(crate) use self::shared::{
+    ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared, ThreadShared,
+};
+
+/// Messages from other threads that one turn handles per listener, so that a flood of them leaves room for I/O.
+const MESSAGES_PER_TURN: usize = 256;
+
+/// Connections that one turn takes from its hand-over, likewise.
+const HANDOVERS_PER_TURN: usize = 256;
+
+/// Connections waiting for send memory that one turn lets try again.
+const MEMORY_TURNS: usize = 16;
+
+/// How often a thread looks whether send memory is back when nothing else wakes it: other threads give back
+/// without waking.
+const MEMORY_LOOK: Duration = Duration::from_millis(10);
+
+/// What an I/O thread is built from.
+pub(crate) struct Setup<E: Engine> {
+    /// Which thread, from 0.
+    pub number: usize,
+    /// Its engine.
+    pub engine: E,
+    /// The listeners, on the first thread only: it is the acceptor.
+    pub listeners: Option<Vec<E::Listener>>,
+    /// The addresses of all listeners.
+    pub addresses: Vec<SocketAddr>,
+    /// The handlers of each listener, in the same order.
+    pub tables: Vec<Box<dyn Handlers>>,
+    /// The way of connections to each thread.
+    pub handovers: Vec<Handover<E::Stream>>,
+    /// What all threads share.
+    pub shared: Arc<ServerShared>,
+    /// The common reserve of send memory.
+    pub reserve: std::sync::Arc<SendReserve>,
+    /// The limits of each connection.
+    pub flow: crate::connection::Flow,
+    /// The most connections of the whole server.
+    pub connections_max: u32,
+    /// Timers per connection.
+    pub timers_per_connection: u8,
+    /// How long draining may take.
+    pub shutdown_grace: Duration,
+}
+
+/// What an I/O thread has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Connections whose handler was made.
+    pub opened: u64,
+    /// Bytes received and not thrown away.
+    pub bytes_received: u64,
+    /// Bytes that the system has taken.
+    pub bytes_sent: u64,
+    /// Connections by the number of their close reason.
+    pub closed: [u64; CloseReason::COUNT],
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    /// There will be more to do.
+    Running,
+    /// Drained: nothing is left, and nothing will come.
+    Finished,
+}
+
+/// A connection slot, addressed by the index of its socket.
+struct Slot {
+    machine: Machine,
+    key: ConnectionKey,
+    /// The table of the handler: the listener's number.
+    table: u32,
+    /// The handler's key in it; `None` after a panic.
+    handler: Option<u32>,
+    /// The timer of the machine's deadline, and that deadline.
+    timer: Option<TimerKey>,
+    timer_deadline: Time,
+    in_use: bool,
+    /// In the list of what flush has to look at.
+    dirty: bool,
+    /// In the line for send memory.
+    in_memory_line: bool,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            machine: Machine::new(Time::ZERO),
+            key: ConnectionKey { slot: 0, generation: 0 },
+            table: 0,
+            handler: None,
+            timer: None,
+            timer_deadline: Time::MAX,
+            in_use: false,
+            dirty: false,
+            in_memory_line: false,
+        }
+    }
+}
+
+/// An I/O thread and everything that only it touches.
+pub(crate) struct IoThread<E: Engine> {
+    engine: E,
+    slots: Chunked<Slot>,
+    tables: Vec<Box<dyn Handlers>>,
+    pools: Pools,
+    context: Context,
+    acceptor: Option<Acceptor<E::Stream>>,
+    handover: Handover<E::Stream>,
+    addresses: Vec<SocketAddr>,
+    shared: Arc<ServerShared>,
+    completions: Vec<Completion<E::Stream>>,
+    /// Slots for flush, each once.
+    dirty: Vec<u32>,
+    /// Connections that wait for send memory, first come first served.
+    memory_line: VecDeque<ConnectionKey>,
+    expired: Vec<Timer>,
+    tally: Tally,
+    connections: u32,
+    phase: Phase,
+    shutdown_grace: Duration,
+    /// Something was left over: the next poll must not sleep.
+    more_to_do: bool,
+}
+
+impl<E: Engine> IoThread<E> {
+    /// Puts a thread together. Nothing runs before [`turn`](Self::turn).
+    pub(crate) fn new(mut setup: Setup<E>) -> Self {
+        let slots = setup.connections_max;
+        let acceptor = setup.listeners.map(|listeners| {
+            let ids: Vec<ListenerId> = listeners.into_iter().map(|listener| setup.engine.listen(listener)).collect();
+            Acceptor::new(Arc::clone(&setup.shared), ids, setup.handovers.clone(), slots)
+        });
+        let context = Context {
+            now: setup.engine.now(),
+            wheel: TimerWheel::new(),
+            handler_timers: std::collections::BTreeMap::new(),
+            timers_per_connection: setup.timers_per_connection,
+            random: setup.engine.random(),
+            shared: Arc::clone(&setup.shared.threads[setup.number]),
+            thread: setup.number,
+        };
+        let pools = Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow);
+        Self {
+            slots: Chunked::new(slots),
+            handover: Arc::clone(&setup.handovers[setup.number]),
+            tables: setup.tables,
+            pools,
+            context,
+            acceptor,
+            addresses: setup.addresses,
+            shared: setup.shared,
+            completions: Vec::new(),
+            dirty: Vec::new(),
+            memory_line: VecDeque::new(),
+            expired: Vec::new(),
+            tally: Tally::default(),
+            connections: 0,
+            phase: Phase::Running,
+            shutdown_grace: setup.shutdown_grace,
+            more_to_do: true,
+            engine: setup.engine,
+        }
+    }
+
+    /// Turns until the server has drained.
+    ///
+    /// # Errors
+    /// When the engine itself fails.
+    pub(crate) fn run(&mut self) -> io::Result<Tally> {
+        while self.turn()? == Turn::Running {}
+        Ok(self.tally.clone())
+    }
+
+    /// One turn of the loop.
+    ///
+    /// # Errors
+    /// When the engine itself fails.
+    pub(crate) fn turn(&mut self) -> io::Result<Turn> {
+        let deadline = self.sleep_until();
+        self.more_to_do = false;
+
+        let mut completions = std::mem::take(&mut self.completions);
+        self.engine.poll(deadline, &mut completions)?;
+        self.context.now = self.engine.now();
+
+        let busy = completions.len();
+        for completion in completions.drain(..) {
+            self.dispatch(completion);
+        }
+        self.completions = completions;
+
+        self.run_timers();
+        self.take_handovers();
+        self.take_requests();
+        self.take_messages();
+        self.follow_phase();
+        self.retry_memory();
+        self.flush();
+        self.make_room();
+        self.settle(busy);
+
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.top_up(&mut self.engine);
+        }
+        let finished = !self.shared.is_accepting() && self.connections == 0 && self.handover.is_empty();
+        Ok(if finished { Turn::Finished } else { Turn::Running })
+    }
+
+    /// Until when the next poll may sleep.
+    fn sleep_until(&self) -> Option<Time> {
+        let holds = self.acceptor.as_ref().is_some_and(Acceptor::holds_connections);
+        if self.more_to_do || !self.dirty.is_empty() || holds {
+            return Some(self.context.now);
+        }
+        let timers = self.context.wheel.next_deadline();
+        if self.memory_line.is_empty() {
+            return timers;
+        }
+        let look = self.context.now + MEMORY_LOOK;
+        Some(timers.map_or(look, |timers| timers.min(look)))
+    }
+}
+
+/// Dispatch: what happened, to the connection it happened to.
+impl<E: Engine> IoThread<E> {
+    fn dispatch(&mut self, completion: Completion<E::Stream>) {
+        match completion {
+            Completion::Received { socket, buffer } => self.received(socket, buffer),
+            Completion::Sent { socket, gather, result } => {
+                let Some((slot, pools)) = self.touch(socket) else { return };
+                let bytes = slot.machine.sent(gather, result, pools.1, pools.0);
+                self.tally.bytes_sent += bytes as u64;
+                if bytes > 0 {
+                    self.call(socket.index, |table, key, view| table.on_sent(key, view, bytes));
+                }
+            }
+            Completion::PeerFinished { socket } => {
+                if let Some((slot, pools)) = self.touch(socket) {
+                    slot.machine.peer_finished(pools.0);
+                }
+            }
+            Completion::ReceiveFailed { socket, error } => {
+                if let Some((slot, pools)) = self.touch(socket) {
+                    slot.machine.receive_failed(&error, pools.0);
+                }
+            }
+            Completion::Discarded { socket, bytes } => {
+                if let Some((slot, pools)) = self.touch(socket) {
+                    slot.machine.discarded(bytes, pools.0);
+                }
+            }
+            Completion::WriteShut { socket, result } => {
+                if let Some((slot, pools)) = self.touch(socket) {
+                    slot.machine.write_shut(result, pools.1, pools.0);
+                }
+            }
+            Completion::Closed { socket } => self.released(socket),
+            Completion::Accepted { listener, stream, peer } => {
+                let own = self.acceptor.as_mut().and_then(|acceptor| acceptor.accepted(listener, stream, peer));
+                if let Some(connection) = own {
+                    self.open(connection);
+                }
+            }
+            Completion::AcceptFailed { listener, error } => {
+                let pause = self.acceptor.as_mut().and_then(|acceptor| acceptor.failed(listener, &error));
+                if let Some(pause) = pause {
+                    self.context.wheel.insert(self.context.now + pause, Timer::AcceptAgain);
+                }
+            }
+            Completion::ListenerClosed { .. } => {
+                if let Some(acceptor) = &mut self.acceptor {
+                    acceptor.listener_closed();
+                }
+            }
+            // A pause that has taken effect needs nothing; what wakes us is looked at in every turn; connects are not
+            // made by servers.
+            Completion::ReceivePaused { .. } | Completion::Woken | Completion::Connected { .. } => {}
+        }
+    }
+
+    fn received(&mut self, socket: SocketId, buffer: crate::memory::Buffer) {
+        let bytes = buffer.len() as u64;
+        let Some((slot, pools)) = self.touch(socket) else { return };
+        let delivery = slot.machine.received(buffer, socket.index, pools.0);
+        self.tally.bytes_received += bytes;
+        if let Some(delivery) = delivery {
+            self.deliver(socket.index, delivery);
+        }
+    }
+
+    /// The connection of `socket`, marked for flush, with what its machine works with.
+    fn touch(&mut self, socket: SocketId) -> Option<(&mut Slot, (&mut Pools, Time))> {
+        let slot = self.slots.get_mut(socket.index)?;
+        debug_assert!(slot.in_use && slot.key.generation == socket.generation, "a completion for {socket:?}");
+        if !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(socket.index);
+        }
+        Some((slot, (&mut self.pools, self.context.now)))
+    }
+
+    fn mark_dirty(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        if slot.in_use && !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    fn deliver(&mut self, index: u32, delivery: Delivery) {
+        let Delivery { buffer, credit_bytes } = delivery;
+        self.call_with_credit(index, credit_bytes, |table, key, view| table.on_read(key, view, buffer));
+    }
+
+    /// Makes the handler of a connection that has just arrived.
+    fn open(&mut self, connection: NewConnection<E::Stream>) {
+        let NewConnection { stream, peer, listener } = connection;
+        let Ok(socket) = self.engine.adopt(stream) else {
+            // Can't be: the acceptor counts, and every thread has room for all. The stream is closed by the drop.
+            tracing::error!(%peer, "no place for a connection that was counted");
+            self.shared.connection_released(self.context.thread);
+            return;
+        };
+        let key = ConnectionKey { slot: socket.index, generation: socket.generation };
+        self.connections += 1;
+        self.tally.opened += 1;
+        self.context.shared.requests.open(key);
+        *self.slots.ensure(socket.index) = Slot {
+            machine: Machine::new(self.context.now),
+            key,
+            table: listener as u32,
+            in_use: true,
+            ..Slot::default()
+        };
+        self.mark_dirty(socket.index);
+
+        let accepted = Accepted { peer, local: self.addresses[listener], io_thread: self.context.thread };
+        let table = &mut self.tables[listener];
+        match catch_unwind(AssertUnwindSafe(|| table.open(&accepted))) {
+            Ok(handler) => {
+                self.slots[socket.index].handler = Some(handler);
+                self.call(socket.index, |table, key, view| table.on_connect(key, view));
+            }
+            Err(panic) => self.panicked(socket.index, panic),
+        }
+    }
+
+    /// The engine has closed a socket: the connection is over.
+    fn released(&mut self, socket: SocketId) {
+        let slot = &mut self.slots[socket.index];
+        debug_assert!(slot.in_use && slot.key.generation == socket.generation);
+        let reason = slot.machine.released();
+        let (key, handler, table) = (slot.key, slot.handler.take(), slot.table as usize);
+        slot.in_use = false;
+        if let Some(timer) = slot.timer.take() {
+            self.context.wheel.cancel(timer);
+        }
+        self.context.cancel_handler_timers(key.slot);
+        self.context.shared.requests.release(key);
+        self.tally.closed[reason.number()] += 1;
+        self.connections -= 1;
+        if let Some(handler) = handler {
+            let table = &mut self.tables[table];
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| table.on_close(handler, &reason))) {
+                swallow(panic, "a handler panicked in on_close");
+            }
+        }
+        self.shared.connection_released(self.context.thread);
+    }
+}
+
+/// Calling handlers.
+impl<E: Engine> IoThread<E> {
+    fn call(&mut self, index: u32, callback: impl FnOnce(&mut dyn Handlers, u32, View<'_>)) {
+        self.call_with_credit(index, 0, callback);
+    }
+
+    /// Calls the handler of a connection, if it has one and is open; a panic ends the connection.
+    fn call_with_credit(
+        &mut self,
+        index: u32,
+        mut credit_bytes: usize,
+        callback: impl FnOnce(&mut dyn Handlers, u32, View<'_>),
+    ) {
+        let slot = &mut self.slots[index];
+        let mut outcome = Ok(());
+        if let Some(handler) = slot.handler
+            && slot.machine.is_open()
+        {
+            let table = &mut *self.tables[slot.table as usize];
+            let view = View {
+                key: slot.key,
+                machine: &mut slot.machine,
+                pools: &mut self.pools,
+                context: &mut self.context,
+                credit_bytes: &mut credit_bytes,
+            };
+            outcome = catch_unwind(AssertUnwindSafe(|| callback(table, handler, view)));
+        }
+        if credit_bytes > 0 {
+            self.slots[index].machine.end_delivery(credit_bytes, &mut self.pools);
+        }
+        if let Err(panic) = outcome {
+            self.panicked(index, panic);
+        }
+    }
+
+    /// A handler has panicked: its connection ends, it is dropped without a goodbye, and the server goes on.
+    fn panicked(&mut self, index: u32, panic: Box<dyn std::any::Any + Send>) {
+        swallow(panic, "a handler panicked: its connection is closed");
+        let slot = &mut self.slots[index];
+        slot.machine.abort(CloseReason::HandlerPanicked, &mut self.pools);
+        if let Some(handler) = slot.handler.take() {
+            let table = &mut self.tables[slot.table as usize];
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| table.remove(handler))) {
+                swallow(panic, "a handler panicked again when it was dropped");
+            }
+        }
+        self.mark_dirty(index);
+    }
+}
+
+/// Timers, and what other threads want.
+impl<E: Engine> IoThread<E> {
+    fn run_timers(&mut self) {
+        let mut expired = std::mem::take(&mut self.expired);
+        self.context.wheel.advance(self.context.now, &mut expired);
+        for timer in expired.drain(..) {
+            match timer {
+                Timer::Machine(key) => {
+                    if self.is_current(key) {
+                        let slot = &mut self.slots[key.slot];
+                        slot.timer = None;
+                        slot.timer_deadline = Time::MAX;
+                        slot.machine.deadline_passed(self.context.now, &mut self.pools);
+                        self.mark_dirty(key.slot);
+                    }
+                }
+                Timer::Handler(key, timer) => {
+                    self.context.handler_timers.remove(&(key.slot, timer));
+                    if self.is_current(key) {
+                        self.call(key.slot, |table, handler, view| table.on_timer(handler, view, timer));
+                        self.mark_dirty(key.slot);
+                    }
+                }
+                Timer::AcceptAgain => {
+                    if let Some(acceptor) = &mut self.acceptor {
+                        acceptor.try_again();
+                    }
+                }
+                Timer::Grace => self.abort_all(),
+            }
+        }
+        self.expired = expired;
+    }
+
+    fn is_current(&self, key: ConnectionKey) -> bool {
+        self.slots.get(key.slot).is_some_and(|slot| slot.in_use && slot.key == key)
+    }
+
+    fn take_handovers(&mut self) {
+        for _ in 0..HANDOVERS_PER_TURN {
+            let Some(connection) = self.handover.pop() else { return };
+            self.open(connection);
+        }
+        self.more_to_do = true;
+    }
+
+    fn take_requests(&mut self) {
+        let shared = Arc::clone(&self.context.shared);
+        shared.requests.take(|key, request| {
+            if self.is_current(key) {
+                let slot = &mut self.slots[key.slot];
+                apply_request(&mut slot.machine, request, self.context.now, &mut self.pools);
+                self.mark_dirty(key.slot);
+            }
+        });
+    }
+
+    fn take_messages(&mut self) {
+        for number in 0..self.tables.len() {
+            let mut left = MESSAGES_PER_TURN;
+            while let Some(key) = self.tables[number].next_message() {
+                if self.is_current(key) && self.slots[key.slot].machine.is_open() {
+                    self.call(key.slot, |table, handler, view| table.on_message(handler, view));
+                    self.mark_dirty(key.slot);
+                }
+                // Not taken by a handler: dropped, whoever it was for.
+                let table = &mut self.tables[number];
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| table.drop_message())) {
+                    swallow(panic, "a message panicked when it was dropped");
+                }
+                left -= 1;
+                if left == 0 {
+                    self.more_to_do = true;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Does what a new phase of the server asks for, once.
+    fn follow_phase(&mut self) {
+        let phase = self.shared.phase();
+        if phase == self.phase {
+            return;
+        }
+        self.phase = phase;
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.close(&mut self.engine);
+        }
+        match phase {
+            Phase::Running => {}
+            Phase::Draining => {
+                self.context.wheel.insert(self.context.now + self.shutdown_grace, Timer::Grace);
+                // Every connection is looked at in flush: what is idle is closed there.
+                self.mark_all_dirty();
+            }
+            Phase::Aborting => self.abort_all(),
+        }
+    }
+
+    fn abort_all(&mut self) {
+        self.phase = Phase::Aborting;
+        self.mark_all_dirty();
+    }
+
+    fn mark_all_dirty(&mut self) {
+        let live: Vec<u32> = self.slots.iter_mut().filter(|(_, slot)| slot.in_use).map(|(index, _)| index).collect();
+        for index in live {
+            self.mark_dirty(index);
+        }
+    }
+}
+
+/// Flush: what the touched connections want done.
+impl<E: Engine> IoThread<E> {
+    fn flush(&mut self) {
+        // Callbacks in here may touch other connections only through mailboxes, so the list doesn't grow while it is walked.
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            self.slots[index].dirty = false;
+            if self.slots[index].in_use {
+                self.flush_one(index);
+            }
+        }
+        debug_assert!(self.dirty.is_empty() || self.dirty.iter().all(|&index| self.slots[index].dirty));
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    fn flush_one(&mut self, index: u32) {
+        let key = self.slots[index].key;
+        let socket = SocketId { index, generation: key.generation };
+        if self.phase == Phase::Aborting {
+            self.slots[index].machine.abort(CloseReason::ShutdownGrace, &mut self.pools);
+        }
+        loop {
+            let slot = &mut self.slots[index];
+            if self.phase == Phase::Draining && slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 {
+                slot.machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
+            }
+            let Some(step) = slot.machine.next_step(index, &mut self.pools) else { break };
+            // The socket lives until its `Closed`, after which the slot is not in use: no operation here is stale.
+            let done = match step {
+                Step::Deliver(delivery) => {
+                    self.deliver(index, delivery);
+                    Ok(())
+                }
+                Step::PeerShutdown => {
+                    self.call(index, |table, handler, view| table.on_peer_shutdown(handler, view));
+                    Ok(())
+                }
+                Step::Writable => {
+                    self.call(index, |table, handler, view| table.on_writable(handler, view));
+                    Ok(())
+                }
+                Step::Send(gather) => self.engine.send(socket, gather).map_err(|_| crate::engine::Stale),
+                Step::ShutdownWrite => self.engine.shutdown_write(socket),
+                Step::Receive => self.engine.receive(socket),
+                Step::PauseReceive => self.engine.pause_receive(socket),
+                Step::Discard => self.engine.discard(socket),
+                Step::Close(mode) => self.engine.close(socket, mode),
+            };
+            debug_assert!(done.is_ok(), "{socket:?} is stale while its slot is in use");
+        }
+        self.arm_deadline(index);
+        let slot = &mut self.slots[index];
+        if slot.machine.waits_for_memory() && !slot.in_memory_line {
+            slot.in_memory_line = true;
+            self.memory_line.push_back(key);
+        }
+    }
+
+    /// Keeps the timer of a connection's deadline where the machine wants it.
+    fn arm_deadline(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        let deadline = slot.machine.deadline();
+        if deadline != slot.timer_deadline {
+            if let Some(timer) = slot.timer.take() {
+                self.context.wheel.cancel(timer);
+            }
+            if deadline != Time::MAX {
+                slot.timer = Some(self.context.wheel.insert(deadline, Timer::Machine(slot.key)));
+            }
+            slot.timer_deadline = deadline;
+        }
+    }
+
+    /// Lets connections that wait for send memory try again, first come first served.
+    fn retry_memory(&mut self) {
+        let wanted = self.pools.flow.reply_bytes + crate::connection::MESSAGE_OVERHEAD_BYTES;
+        for _ in 0..MEMORY_TURNS {
+            let Some(&key) = self.memory_line.front() else { return };
+            let current = self.is_current(key);
+            if current && !self.pools.lease.can_charge(wanted) {
+                return;
+            }
+            self.memory_line.pop_front();
+            if current {
+                let slot = &mut self.slots[key.slot];
+                slot.in_memory_line = false;
+                slot.machine.memory_is_back();
+                self.mark_dirty(key.slot);
+            }
+        }
+        self.more_to_do |= !self.memory_line.is_empty();
+    }
+
+    /// Under pressure, the connection that has gone longest without progress is closed: one a turn.
+    fn make_room(&mut self) {
+        if !std::mem::take(&mut self.pools.pressed) {
+            return;
+        }
+        let stalled = self.slots.iter_mut().filter(|(_, slot)| slot.in_use);
+        let stalled = stalled.filter_map(|(index, slot)| slot.machine.stalled_since().map(|since| (since, index)));
+        if let Some((since, index)) = stalled.min() {
+            let slot = &mut self.slots[index];
+            tracing::warn!(
+                connection = index,
+                stalled_ms = self.context.now.saturating_since(since).as_millis() as u64,
+                "send memory is used up: the connection that has gone longest without progress is closed"
+            );
+            slot.machine.abort(CloseReason::MemoryPressure, &mut self.pools);
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Keeps the common reserve of send memory common.
+    fn settle(&mut self, busy: usize) {
+        self.pools.lease.settle();
+        if busy < 4 && self.pools.lease.surplus() > 0 {
+            // Little to do: the next poll may sleep long, and a sleeping thread gives nothing back.
+            self.pools.lease.release_surplus();
+        }
+    }
+}
+
+/// What tests and the simulation look at.
+impl<E: Engine> IoThread<E> {
+    /// What was counted so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Send memory charged on this thread, in bytes, without what the floors pay.
+    pub(crate) fn charged_bytes(&self) -> usize {
+        self.pools.lease.charged()
+    }
+
+    /// Messages waiting on this thread.
+    pub(crate) fn messages_waiting(&self) -> usize {
+        self.pools.messages_waiting()
+    }
+
+    /// Connections of this thread.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    /// Arena buffers that are out.
+    pub(crate) fn buffers_out(&self) -> u32 {
+        self.pools.arena.outstanding()
+    }
+
+    /// The most that a connection of this thread has queued, in bytes.
+    pub(crate) fn queued_bytes_max(&mut self) -> usize {
+        self.slots
+            .iter_mut()
+            .filter(|(_, slot)| slot.in_use)
+            .map(|(_, slot)| slot.machine.queued_bytes())
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// Logs a panic and drops its payload, which may panic itself.
+fn swallow(panic: Box<dyn std::any::Any + Send>, what: &str) {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or("(not a text)"), "{what}");
+    if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
+        // A payload that panics when it is dropped may do so for ever: this one is left alone.
+        std::mem::forget(again);
+    }
+}

@@ -1,0 +1,351 @@
+//! What crosses threads: requests to close, the hand-over of connections, the phase of the server.
+//!
+//! No I/O thread ever waits for another: every queue here is bounded and refuses when it is full, and requests to
+//! close can't be refused, because each connection slot has a place for one.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::engine::Waker;
+use crate::memory::IndexStack;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// A connection of one I/O thread, as other threads know it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct ConnectionKey {
+    /// The slot: the index of its socket.
+    pub slot: u32,
+    /// Tells the users of the slot apart.
+    pub generation: u32,
+}
+
+/// What other threads wish for a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Request {
+    /// Send what is queued, then close.
+    Close,
+    /// Reset.
+    Abort,
+}
+
+/// Requests to close connections of one thread: a flag per slot and a list of the slots with one. Never full.
+///
+/// A slot's word is the generation of its present user in the upper half and flags in the lower one. Zero is a slot that
+/// was never used, so untouched slots cost no resident memory.
+pub(crate) struct CloseRequests {
+    words: Box<[AtomicU64]>,
+    listed: IndexStack,
+}
+
+const CLOSE: u64 = 1;
+const ABORT: u64 = 2;
+/// The slot is in the list; only the owner clears it, before it reads the other flags.
+const LISTED: u64 = 4;
+/// The generation is that of an open connection.
+const OPEN: u64 = 8;
+
+fn generation_of(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+impl CloseRequests {
+    /// For `slots` connection slots.
+    pub(crate) fn new(slots: u32) -> Self {
+        Self { words: (0..slots).map(|_| AtomicU64::new(0)).collect(), listed: IndexStack::new(slots) }
+    }
+
+    /// Records a request, from any thread. Returns whether the owner must be woken. A stale key changes nothing.
+    pub(crate) fn request(&self, key: ConnectionKey, request: Request) -> bool {
+        let word = &self.words[key.slot as usize];
+        let flag = match request {
+            Request::Close => CLOSE,
+            Request::Abort => ABORT,
+        };
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            if generation_of(seen) != key.generation || seen & OPEN == 0 {
+                return false;
+            }
+            // Release: what this thread did before is visible to the owner that acts on the request.
+            match word.compare_exchange_weak(seen, seen | flag | LISTED, Ordering::AcqRel, Ordering::Relaxed) {
+                // Whoever sets the flag puts the slot in the list: so it is in it at most once.
+                Ok(before) if before & LISTED == 0 => return self.listed.push(key.slot),
+                Ok(_) => return false,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// The owner gives `slot` to a new connection: requests for earlier ones are void.
+    pub(crate) fn open(&self, key: ConnectionKey) {
+        self.set(key.slot, u64::from(key.generation) << 32 | OPEN);
+    }
+
+    /// The owner has released `slot`.
+    pub(crate) fn release(&self, key: ConnectionKey) {
+        self.set(key.slot, u64::from(key.generation) << 32);
+    }
+
+    fn set(&self, slot: u32, value: u64) {
+        let word = &self.words[slot as usize];
+        let mut seen = word.load(Ordering::Relaxed);
+        // A slot may be in the list for its former user: that stays.
+        while let Err(now) =
+            word.compare_exchange_weak(seen, value | seen & LISTED, Ordering::AcqRel, Ordering::Relaxed)
+        {
+            seen = now;
+        }
+    }
+
+    /// The owner takes all requests made so far, in the order in which they were made.
+    pub(crate) fn take(&self, mut act: impl FnMut(ConnectionKey, Request)) {
+        if self.listed.is_empty() {
+            return;
+        }
+        for slot in self.listed.take_all() {
+            // Cleared before it is read: a request made after this lists the slot again.
+            let word = self.words[slot as usize].fetch_and(!(CLOSE | ABORT | LISTED), Ordering::AcqRel);
+            let key = ConnectionKey { slot, generation: generation_of(word) };
+            if word & ABORT != 0 {
+                act(key, Request::Abort);
+            } else if word & CLOSE != 0 {
+                act(key, Request::Close);
+            }
+        }
+    }
+}
+
+/// What other threads see of an I/O thread.
+pub(crate) struct ThreadShared {
+    /// Ends its sleep.
+    pub waker: Waker,
+    /// Requests to close.
+    pub requests: CloseRequests,
+    /// Its connections, those on their way to it included.
+    pub connections: AtomicU32,
+}
+
+impl ThreadShared {
+    /// For a thread with `slots` connection slots.
+    pub(crate) fn new(waker: Waker, slots: u32) -> Arc<Self> {
+        Arc::new(Self { waker, requests: CloseRequests::new(slots), connections: AtomicU32::new(0) })
+    }
+
+    /// Asks for a connection to be closed. Can't fail; a stale key does nothing.
+    pub(crate) fn request(&self, key: ConnectionKey, request: Request) {
+        if self.requests.request(key, request) {
+            self.waker.wake();
+        }
+    }
+}
+
+/// How far the life of the server has come. Only ever goes up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Phase {
+    /// Serving.
+    Running,
+    /// Accepting what the backlog holds, finishing what is busy, closing what is idle.
+    Draining,
+    /// Aborting everything.
+    Aborting,
+}
+
+/// What all I/O threads of a server share.
+pub(crate) struct ServerShared {
+    phase: AtomicU8,
+    /// Whether connections may still be handed over.
+    accepting: AtomicBool,
+    /// The acceptor waits for a slot to be released.
+    acceptor_waits: AtomicBool,
+    /// The threads; the acceptor is a role of the first.
+    pub threads: Box<[Arc<ThreadShared>]>,
+}
+
+impl ServerShared {
+    /// For these threads.
+    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>) -> Arc<Self> {
+        Arc::new(Self {
+            phase: AtomicU8::new(0),
+            accepting: AtomicBool::new(true),
+            acceptor_waits: AtomicBool::new(false),
+            threads: threads.into_boxed_slice(),
+        })
+    }
+
+    /// The present phase.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Running,
+            1 => Phase::Draining,
+            _ => Phase::Aborting,
+        }
+    }
+
+    /// Goes on to `phase`, if it is a later one, and wakes everybody.
+    pub(crate) fn advance_to(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::AcqRel);
+        self.wake_all();
+    }
+
+    /// Nothing more will be handed over.
+    pub(crate) fn stop_accepting(&self) {
+        // Release: who sees this also sees everything that was handed over before.
+        self.accepting.store(false, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// Whether connections may still be handed over.
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Acquire)
+    }
+
+    /// The acceptor has no slot left (or has again).
+    pub(crate) fn set_acceptor_waits(&self, waits: bool) {
+        self.acceptor_waits.store(waits, Ordering::SeqCst);
+    }
+
+    /// Connections of all threads, those on their way included.
+    pub(crate) fn connections(&self) -> u32 {
+        self.threads.iter().map(|thread| thread.connections.load(Ordering::SeqCst)).sum()
+    }
+
+    /// A slot of thread `number` is free again.
+    pub(crate) fn connection_released(&self, number: usize) {
+        self.threads[number].connections.fetch_sub(1, Ordering::SeqCst);
+        // Sequentially consistent with the acceptor, which first says that it waits and then counts again: one of
+        // the two sees the other.
+        if self.acceptor_waits.load(Ordering::SeqCst) {
+            self.threads[0].waker.wake();
+        }
+    }
+
+    fn wake_all(&self) {
+        for thread in &self.threads {
+            thread.waker.wake();
+        }
+    }
+}
+
+/// A connection on its way from the acceptor to its I/O thread.
+pub(crate) struct NewConnection<S> {
+    /// The connected socket.
+    pub stream: S,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Which listener took it.
+    pub listener: usize,
+}
+
+/// The way of connections to one I/O thread.
+pub(crate) type Handover<S> = Arc<ArrayQueue<NewConnection<S>>>;
+
+/// How many connections may be on their way to one thread; beyond that they wait with the acceptor, which takes no more meanwhile.
+pub(crate) const HANDOVER_CONNECTIONS: usize = 1024;
+
+/// Connections that wait with the acceptor, because the way to their thread is full.
+pub(crate) type Held<S> = VecDeque<(usize, NewConnection<S>)>;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn key(slot: u32, generation: u32) -> ConnectionKey {
+        ConnectionKey { slot, generation }
+    }
+
+    fn taken(requests: &CloseRequests) -> Vec<(ConnectionKey, Request)> {
+        let mut all = Vec::new();
+        requests.take(|key, request| all.push((key, request)));
+        all
+    }
+
+    #[test]
+    fn requests_come_in_order_and_an_abort_outweighs_a_close() {
+        let requests = CloseRequests::new(4);
+        for slot in 0..3 {
+            requests.open(key(slot, 1));
+        }
+        assert!(requests.request(key(2, 1), Request::Close), "the first wakes");
+        assert!(!requests.request(key(0, 1), Request::Close));
+        assert!(!requests.request(key(2, 1), Request::Abort));
+        assert_eq!(taken(&requests), [(key(2, 1), Request::Abort), (key(0, 1), Request::Close)]);
+        assert_eq!(taken(&requests), []);
+        assert!(requests.request(key(2, 1), Request::Close), "may be asked again");
+    }
+
+    #[test]
+    fn a_stale_handle_touches_nobody() {
+        let requests = CloseRequests::new(2);
+        requests.open(key(0, 1));
+        requests.release(key(0, 1));
+        assert!(!requests.request(key(0, 1), Request::Abort));
+        requests.open(key(0, 2));
+        assert!(!requests.request(key(0, 1), Request::Abort));
+        assert_eq!(taken(&requests), []);
+    }
+
+    #[test]
+    fn a_request_for_a_connection_that_ended_meanwhile_is_void_for_the_next_user_of_the_slot() {
+        let requests = CloseRequests::new(2);
+        requests.open(key(0, 1));
+        requests.request(key(0, 1), Request::Abort);
+        requests.release(key(0, 1));
+        requests.open(key(0, 2));
+        assert_eq!(taken(&requests), []);
+        requests.request(key(0, 2), Request::Close);
+        assert_eq!(taken(&requests), [(key(0, 2), Request::Close)]);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::thread;
+
+    fn key(generation: u32) -> ConnectionKey {
+        ConnectionKey { slot: 0, generation }
+    }
+
+    #[test]
+    fn loom_no_request_is_lost_and_the_first_wakes() {
+        loom::model(|| {
+            let requests = Arc::new(CloseRequests::new(1));
+            requests.open(key(1));
+            let other = Arc::clone(&requests);
+            let asker = thread::spawn(move || other.request(key(1), Request::Abort));
+            let woken_here = requests.request(key(1), Request::Close);
+            let (mut aborts, mut closes) = (0, 0);
+            let mut count = |_: ConnectionKey, request| match request {
+                Request::Abort => aborts += 1,
+                Request::Close => closes += 1,
+            };
+            requests.take(&mut count);
+            let woken_there = asker.join().expect("the asker ends");
+            requests.take(&mut count);
+            assert!(woken_here || woken_there);
+            // The close is acted on, or the abort that came before it was taken; the abort always is.
+            assert_eq!(aborts, 1);
+            assert!(closes <= 1);
+        });
+    }
+
+    #[test]
+    fn loom_a_request_never_reaches_the_next_user_of_a_slot() {
+        loom::model(|| {
+            let requests = Arc::new(CloseRequests::new(1));
+            requests.open(key(1));
+            let other = Arc::clone(&requests);
+            let asker = thread::spawn(move || {
+                other.request(key(1), Request::Abort);
+            });
+            requests.release(key(1));
+            requests.open(key(2));
+            requests.take(|key, _| assert_eq!(key.generation, 1, "acted on for the wrong user"));
+            asker.join().expect("the asker ends");
+            requests.take(|key, _| assert_eq!(key.generation, 1, "acted on for the wrong user"));
+        });
+    }
+}

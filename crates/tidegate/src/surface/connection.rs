@@ -1,0 +1,112 @@
+//! A connection, as its handler sees it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::time::Duration;
+
+use crate::connection::{Refused, Sent};
+use crate::io_thread::View;
+use crate::memory::Payload;
+use crate::surface::ConnectionHandle;
+use crate::surface::handle::Mailbox;
+use crate::sync::Arc;
+use crate::time::Time;
+
+/// The connection of a handler, during a callback. It can't be kept; for later there is [`handle`](Self::handle).
+///
+/// Nothing here makes a system call: everything is recorded and done when the callback has returned.
+pub struct Connection<'a, M: 'static = Infallible> {
+    view: View<'a>,
+    mailbox: &'a Arc<Mailbox<M>>,
+}
+
+impl<'a, M: Send + 'static> Connection<'a, M> {
+    pub(crate) fn new(view: View<'a>, mailbox: &'a Arc<Mailbox<M>>) -> Self {
+        Self { view, mailbox }
+    }
+
+    /// Takes a whole message into the send queue. It goes out in order, after what is queued.
+    ///
+    /// An empty message is taken and sends nothing.
+    ///
+    /// # Errors
+    /// [`Refused`] gives the message back, with the reason: the queue is full for now (wait for
+    /// `on_writable`), send memory is used up for now (likewise), the message can never fit, or the connection no longer sends.
+    pub fn send(&mut self, payload: impl Into<Payload>) -> Result<Sent, Refused> {
+        self.view.send(payload.into())
+    }
+
+    /// Finishes sending: the peer sees the end of the stream after what is queued. Receiving goes on. When the peer has
+    /// finished too, the connection is over.
+    pub fn shutdown(&mut self) {
+        self.view.machine.shutdown();
+    }
+
+    /// Ends the connection in order: what is queued is sent (for at most [`Limits::close_timeout`](crate::Limits)), what
+    /// comes is thrown away, and when the peer has finished, or has had its time, the connection is closed. Of the
+    /// handler, only `on_close` is called after this.
+    pub fn close(&mut self) {
+        self.view.close();
+    }
+
+    /// Ends the connection at once: what is queued is thrown away and the peer sees a reset.
+    pub fn abort(&mut self) {
+        self.view.abort();
+    }
+
+    /// No more `on_read` until [`resume_read`](Self::resume_read). The peer is slowed down by TCP, and neither its end nor a
+    /// reset is seen meanwhile; timers run on.
+    pub fn pause_read(&mut self) {
+        self.view.machine.pause_read();
+    }
+
+    /// Reads again.
+    pub fn resume_read(&mut self) {
+        self.view.machine.resume_read();
+    }
+
+    /// Sets timer `timer` to expire `after` from now, in place of what it was set to. Timers expire up to a
+    /// millisecond late, never early.
+    ///
+    /// # Panics
+    /// If `timer` is not below [`Limits::timers_per_connection`](crate::Limits).
+    pub fn set_timer(&mut self, timer: u8, after: Duration) {
+        self.view.set_timer(timer, after);
+    }
+
+    /// Calls timer `timer` off. Does nothing if it is not set.
+    pub fn cancel_timer(&mut self, timer: u8) {
+        self.view.cancel_timer(timer);
+    }
+
+    /// The time: the same for everything in one turn of the loop; virtual in a simulation.
+    pub fn now(&self) -> Time {
+        self.view.context.now
+    }
+
+    /// A random number: from the seed in a simulation. Not for secrets.
+    pub fn random(&mut self) -> u64 {
+        self.view.random()
+    }
+
+    /// Bytes that wait in the send queue, without what the system is sending.
+    pub fn queued_bytes(&self) -> usize {
+        self.view.machine.queued_bytes()
+    }
+
+    /// Which I/O thread this connection lives on, from 0.
+    pub fn io_thread(&self) -> usize {
+        self.view.context.thread
+    }
+
+    /// What other threads, and other connections, may hold of this connection.
+    pub fn handle(&self) -> ConnectionHandle<M> {
+        ConnectionHandle::new(self.view.key, Arc::clone(&self.view.context.shared), Arc::clone(self.mailbox))
+    }
+}
+
+impl<M> fmt::Debug for Connection<'_, M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Connection").field("key", &self.view.key).finish_non_exhaustive()
+    }
+}

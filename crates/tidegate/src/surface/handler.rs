@@ -1,0 +1,57 @@
+//! What a user writes: one value per connection.
+
+use crate::connection::CloseReason;
+use crate::memory::Buffer;
+use crate::surface::Connection;
+
+/// What serves one connection: one value each, made when the connection is established, living on the connection's
+/// I/O thread.
+///
+/// Callbacks run on the I/O thread and must not block: while one runs, no other connection of that thread is served.
+/// They only record what they want (`send`, `close`, …); the server does it when they have returned. A callback that
+/// panics ends its connection with [`CloseReason::HandlerPanicked`]; the value is dropped without `on_close`, and the server goes on.
+pub trait Handler: Sized + 'static {
+    /// What other threads may post to this connection with a [`ConnectionHandle`](crate::ConnectionHandle).
+    /// [`Infallible`](std::convert::Infallible) where that is not used.
+    type Message: Send + 'static;
+
+    /// The connection is established.
+    fn on_connect(&mut self, connection: &mut Connection<'_, Self::Message>) {
+        let _ = connection;
+    }
+
+    /// Data has come: at least one byte. It is called only when a reply of one receive buffer is sure to be taken, so a
+    /// handler that answers each call with at most as many bytes as it was given never sees a refusal.
+    fn on_read(&mut self, connection: &mut Connection<'_, Self::Message>, data: Buffer);
+
+    /// There is room again after a send was refused or had passed the high mark.
+    fn on_writable(&mut self, connection: &mut Connection<'_, Self::Message>) {
+        let _ = connection;
+    }
+
+    /// The system has taken `bytes` more bytes of what was sent.
+    fn on_sent(&mut self, connection: &mut Connection<'_, Self::Message>, bytes: usize) {
+        let _ = (connection, bytes);
+    }
+
+    /// The peer has finished sending; everything it sent has been given to `on_read`. By default our side finishes too, after
+    /// what is queued. A handler that goes on sending must finish itself, or the connection stays half-open.
+    fn on_peer_shutdown(&mut self, connection: &mut Connection<'_, Self::Message>) {
+        connection.shutdown();
+    }
+
+    /// A timer that was set with [`Connection::set_timer`] has expired.
+    fn on_timer(&mut self, connection: &mut Connection<'_, Self::Message>, timer: u8) {
+        let _ = (connection, timer);
+    }
+
+    /// Another thread has posted a message.
+    fn on_message(&mut self, connection: &mut Connection<'_, Self::Message>, message: Self::Message) {
+        let _ = (connection, message);
+    }
+
+    /// The connection is over and its resources are free. By value: nothing follows.
+    fn on_close(self, reason: &CloseReason) {
+        let _ = reason;
+    }
+}

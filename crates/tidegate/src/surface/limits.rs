@@ -1,0 +1,292 @@
+//! The limits of a server, and the sum that they make.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES};
+use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
+
+/// What a server may use: each bound has a name here.
+///
+/// ```
+/// # use tidegate::Limits;
+/// let limits = Limits { max_connections: 1_000, ..Limits::default() };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once, over all listeners and I/O threads; from accept until release, lingering included. At the limit
+    /// nothing is accepted: what arrives waits in the backlog. Default: 10,000.
+    pub max_connections: u32,
+    /// Receive buffers of each I/O thread. A few hundred of 4 KiB serve 10,000 busy connections, and more walk
+    /// through the cache. When all are out, receives wait in line. Default: 256, at most 32,768.
+    pub receive_buffers: u32,
+    /// The size of a receive buffer, in bytes: a multiple of 4,096. 4 KiB suits messages, 16 KiB bulk. Default: 4,096.
+    pub receive_buffer_bytes: u32,
+    /// Receive buffers that one connection may keep or have queued; beyond that it gets copies, charged to send memory.
+    /// Default: 2.
+    pub held_buffers: u32,
+    /// Receive buffers of each I/O thread that may be lent to other threads by [`Buffer::into_bytes`](crate::Buffer::into_bytes); beyond
+    /// that it copies. Default: 64.
+    pub lent_buffers: u32,
+    /// Send memory that all connections share, in bytes, beyond their floors. Default: 64 MiB.
+    pub send_memory_bytes: usize,
+    /// Send memory that each connection has for itself, in bytes: enough for one reply of a receive buffer, so that a server whose
+    /// common send memory is used up still serves everybody. Default: `receive_buffer_bytes` and the overhead of a message (192).
+    pub send_floor_bytes: usize,
+    /// Bytes of one connection that may be on their way into the system's socket buffer at once; one slice of up to
+    /// 64 KiB always goes out when nothing is. Default: 64 KiB.
+    pub window_bytes: usize,
+    /// Bytes that may wait in one connection's send queue: also the largest message. Default: 64 KiB.
+    pub send_queue_bytes: usize,
+    /// Messages that may wait in one connection's send queue. Default: 1,024.
+    pub send_queue_messages: u32,
+    /// Above this many queued bytes, a connection is not read from. Default: 32 KiB; at most `send_queue_bytes` less one
+    /// receive buffer.
+    pub high_mark_bytes: usize,
+    /// At or below this many queued bytes, it is read from again, and `on_writable` is called. Default: 16 KiB.
+    pub low_mark_bytes: usize,
+    /// Bytes that one connection may receive in one turn of the loop before others, in addition to what the system delivers in one
+    /// batch. Default: 64 KiB.
+    pub read_budget_bytes: usize,
+    /// Messages that other threads may have posted to the connections of one listener on one I/O thread. Default: 1,024.
+    pub mailbox_messages: usize,
+    /// Timers that a handler may set. Default: 4.
+    pub timers_per_connection: u8,
+    /// How long a close may take to send what is queued; then the connection is aborted. Default: 30 s.
+    pub close_timeout: Duration,
+    /// How long a closed connection waits for its peer to finish. A close with unread input would reset the connection and
+    /// destroy what the peer has not read yet. Default: 5 s.
+    pub linger_timeout: Duration,
+    /// How much input a closed connection throws away meanwhile, in bytes. Default: 4 MiB.
+    pub linger_bytes: u64,
+    /// How long draining may take; then what is left is aborted. Default: 10 s.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            receive_buffers: 256,
+            receive_buffer_bytes: 4096,
+            held_buffers: 2,
+            lent_buffers: 64,
+            send_memory_bytes: 64 << 20,
+            send_floor_bytes: 4096 + MESSAGE_OVERHEAD_BYTES,
+            window_bytes: 64 << 10,
+            send_queue_bytes: 64 << 10,
+            send_queue_messages: 1024,
+            high_mark_bytes: 32 << 10,
+            low_mark_bytes: 16 << 10,
+            read_budget_bytes: 64 << 10,
+            mailbox_messages: 1024,
+            timers_per_connection: 4,
+            close_timeout: Duration::from_secs(30),
+            linger_timeout: Duration::from_secs(5),
+            linger_bytes: 4 << 20,
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Limits that contradict each other, or don't fit. The text has the numbers and the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitsError(String);
+
+impl fmt::Display for LimitsError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LimitsError {}
+
+/// What a server may use in memory at worst: a sum with named terms.
+///
+/// The kernel's socket buffers are not in it, nor what handlers allocate themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ceiling {
+    /// The program, the stacks of the I/O threads, rings, queues between threads.
+    pub base_bytes: usize,
+    /// Connection slots: state machine, socket, handler, for `max_connections`.
+    pub connections_bytes: usize,
+    /// The receive arenas of all I/O threads.
+    pub receive_bytes: usize,
+    /// Send memory: the common reserve and every connection's floor.
+    pub send_bytes: usize,
+}
+
+impl Ceiling {
+    /// The terms, by name.
+    pub fn terms(&self) -> [(&'static str, usize); 4] {
+        [
+            ("base", self.base_bytes),
+            ("connections", self.connections_bytes),
+            ("receive", self.receive_bytes),
+            ("send", self.send_bytes),
+        ]
+    }
+
+    /// Their sum.
+    pub fn total(&self) -> usize {
+        self.terms().iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// What the program needs whatever it serves: its code and data that get touched, the allocator's own.
+const PROGRAM_BYTES: usize = 8 << 20;
+
+/// What each I/O thread needs besides its arena: the part of its stack that is touched, its ring, the lists of its loop.
+const THREAD_BYTES: usize = 1 << 20;
+
+/// What a connection takes in the tables of the loop and the engine, without its handler: a slot (about 200), a socket (64),
+/// its request word (8), its place in free lists and the arena's accounts (16), rounded up for the allocator.
+const CONNECTION_BYTES: usize = 320;
+
+impl Limits {
+    /// Sets [`send_memory_bytes`](Self::send_memory_bytes) so that a server with these limits, `threads` I/O threads and
+    /// handlers of `handler_bytes` stays below `bytes` in all.
+    ///
+    /// # Errors
+    /// When the rest alone is more than that; the text says what to change.
+    pub fn fit_memory(mut self, bytes: usize, threads: usize, handler_bytes: usize) -> Result<Self, LimitsError> {
+        self.send_memory_bytes = 0;
+        let least = self.ceiling(threads, handler_bytes);
+        let spare = bytes.checked_sub(least.total()).filter(|&spare| spare >= self.send_memory_min());
+        let Some(spare) = spare else {
+            let wanted = least.total() + self.send_memory_min();
+            return Err(LimitsError(format!(
+                "{bytes} bytes of memory are not enough for {} connections on {threads} I/O threads: at least {wanted} bytes are \
+                 needed (base {}, connections {}, receive {}, send {}); allow more memory, or fewer connections",
+                self.max_connections,
+                least.base_bytes,
+                least.connections_bytes,
+                least.receive_bytes,
+                least.send_bytes + self.send_memory_min(),
+            )));
+        };
+        self.send_memory_bytes = spare;
+        Ok(self)
+    }
+
+    /// What a server with these limits may use at worst.
+    pub fn ceiling(&self, threads: usize, handler_bytes: usize) -> Ceiling {
+        let connections = self.max_connections as usize;
+        Ceiling {
+            base_bytes: PROGRAM_BYTES + threads * THREAD_BYTES,
+            connections_bytes: connections * (CONNECTION_BYTES + handler_bytes),
+            receive_bytes: threads * self.arena().bytes(),
+            send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
+        }
+    }
+
+    /// The common send memory that is worth having: one full queue.
+    fn send_memory_min(&self) -> usize {
+        self.send_queue_bytes + MESSAGE_OVERHEAD_BYTES
+    }
+
+    pub(crate) fn arena(&self) -> ArenaConfig {
+        ArenaConfig {
+            buffers: self.receive_buffers,
+            buffer_bytes: self.receive_buffer_bytes,
+            owners: self.max_connections,
+            lent_max: self.lent_buffers,
+        }
+    }
+
+    pub(crate) fn flow(&self) -> Flow {
+        Flow {
+            window_bytes: self.window_bytes,
+            queue_bytes: self.send_queue_bytes,
+            queue_messages: self.send_queue_messages,
+            high_mark_bytes: self.high_mark_bytes,
+            low_mark_bytes: self.low_mark_bytes,
+            floor_bytes: self.send_floor_bytes,
+            held_buffers: self.held_buffers,
+            reply_bytes: self.receive_buffer_bytes as usize,
+            close_timeout: self.close_timeout,
+            linger_timeout: self.linger_timeout,
+            linger_bytes: self.linger_bytes,
+        }
+    }
+
+    /// Checks that the limits fit together.
+    ///
+    /// # Errors
+    /// The first contradiction, with its numbers.
+    pub fn check(&self) -> Result<(), LimitsError> {
+        let refuse = |text: String| Err(LimitsError(text));
+        let buffer = self.receive_buffer_bytes as usize;
+        if self.max_connections == 0 {
+            return refuse("max_connections is 0: a server needs at least 1".into());
+        }
+        if buffer == 0 || !buffer.is_multiple_of(PAGE_BYTES) {
+            return refuse(format!("receive_buffer_bytes is {buffer}: it must be a multiple of {PAGE_BYTES}"));
+        }
+        if !(1..=32_768).contains(&self.receive_buffers) {
+            return refuse(format!("receive_buffers is {}: it must be from 1 to 32,768", self.receive_buffers));
+        }
+        if self.window_bytes == 0 {
+            return refuse("window_bytes is 0: nothing could be sent".into());
+        }
+        if self.send_queue_messages == 0 {
+            return refuse("send_queue_messages is 0: nothing could be sent".into());
+        }
+        if self.high_mark_bytes + buffer > self.send_queue_bytes {
+            return refuse(format!(
+                "high_mark_bytes is {} and a receive buffer has {buffer}: together they must not exceed send_queue_bytes, {}, so that a \
+                 reply always fits",
+                self.high_mark_bytes, self.send_queue_bytes
+            ));
+        }
+        if self.low_mark_bytes > self.high_mark_bytes {
+            return refuse(format!(
+                "low_mark_bytes is {}: it must not exceed high_mark_bytes, {}",
+                self.low_mark_bytes, self.high_mark_bytes
+            ));
+        }
+        let reply = buffer + MESSAGE_OVERHEAD_BYTES;
+        if self.send_floor_bytes < reply && self.send_memory_bytes < reply {
+            return refuse(format!(
+                "neither send_floor_bytes, {}, nor send_memory_bytes, {}, holds one reply of {reply} bytes",
+                self.send_floor_bytes, self.send_memory_bytes
+            ));
+        }
+        if self.window_bytes < Gather::SLICE_BYTES / 16 {
+            return refuse(format!(
+                "window_bytes is {}: below {} every send is a small one",
+                self.window_bytes,
+                Gather::SLICE_BYTES / 16
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit_together() {
+        assert_eq!(Limits::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn memory_is_shared_out_exactly_and_a_refusal_has_the_numbers() {
+        let limits = Limits { max_connections: 12_000, ..Limits::default() };
+        let fitted = limits.clone().fit_memory(96 << 20, 2, 16).expect("it fits");
+        assert_eq!(fitted.ceiling(2, 16).total(), 96 << 20);
+        let error = limits.fit_memory(32 << 20, 2, 16).expect_err("it doesn't fit").to_string();
+        assert!(error.contains("33554432") && error.contains("fewer connections"), "{error}");
+    }
+
+    #[test]
+    fn contradictions_are_named_with_their_numbers() {
+        let text = |limits: Limits| limits.check().expect_err("a contradiction").to_string();
+        assert!(text(Limits { high_mark_bytes: 65_000, ..Limits::default() }).contains("65000"));
+        assert!(text(Limits { receive_buffer_bytes: 5000, ..Limits::default() }).contains("5000"));
+        assert!(text(Limits { low_mark_bytes: 40 << 10, ..Limits::default() }).contains("40960"));
+        assert!(text(Limits { max_connections: 0, ..Limits::default() }).contains("max_connections"));
+    }
+}

@@ -1,0 +1,19 @@
+//! What users of the library see.
+
+mod connection;
+mod handle;
+mod handler;
+mod limits;
+mod listener;
+mod report;
+mod server;
+mod table;
+
+pub use self::connection::Connection;
+pub use self::handle::{ConnectionHandle, PostError};
+pub use self::handler::Handler;
+pub use self::limits::{Ceiling, Limits, LimitsError};
+pub use self::listener::Listener;
+pub use self::report::Report;
+pub use self::server::{BindError, Bound, EngineChoice, RunError, Server, ServerBuilder, ServerHandle};
+pub use crate::io_thread::Accepted;

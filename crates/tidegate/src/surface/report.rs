@@ -1,0 +1,46 @@
+//! What a server has done.
+
+use crate::connection::CloseReason;
+use crate::io_thread::Tally;
+
+/// What a server has done from start to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    tally: Tally,
+}
+
+impl Report {
+    pub(crate) fn add(&mut self, tally: &Tally) {
+        self.tally.opened += tally.opened;
+        self.tally.bytes_received += tally.bytes_received;
+        self.tally.bytes_sent += tally.bytes_sent;
+        for (sum, count) in self.tally.closed.iter_mut().zip(tally.closed) {
+            *sum += count;
+        }
+    }
+
+    /// Connections accepted.
+    pub fn connections(&self) -> u64 {
+        self.tally.opened
+    }
+
+    /// Bytes received, without what was thrown away after a close.
+    pub fn bytes_received(&self) -> u64 {
+        self.tally.bytes_received
+    }
+
+    /// Bytes that the system has taken for sending.
+    pub fn bytes_sent(&self) -> u64 {
+        self.tally.bytes_sent
+    }
+
+    /// How many connections ended for `reason`, whatever numbers it carries.
+    pub fn closed(&self, reason: &CloseReason) -> u64 {
+        self.tally.closed[reason.number()]
+    }
+
+    /// How many connections ended for each reason, by its [name](CloseReason::name); reasons that did not occur included.
+    pub fn closed_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CloseReason::NAMES.into_iter().zip(self.tally.closed)
+    }
+}

@@ -1,0 +1,340 @@
+//! The server: built, bound, run.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::engine::{EngineConfig, uring};
+use crate::io_thread::{
+    Accepted, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, Phase, ServerShared, Setup, Tally, ThreadShared,
+};
+use crate::memory::SendReserve;
+use crate::surface::table::Table;
+use crate::surface::{Ceiling, Handler, Limits, LimitsError, Listener, Report};
+use crate::sync::Arc;
+
+/// Where a server begins: [`Server::builder`].
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// A server with default limits, as many I/O threads as there are processors, and no listener yet.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder { limits: Limits::default(), threads: None, engine: EngineChoice::Auto, listeners: Vec::new() }
+    }
+}
+
+/// Which engine a server runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum EngineChoice {
+    /// The best that this system allows.
+    #[default]
+    Auto,
+    /// io_uring (Linux 6.1 and later).
+    Uring,
+}
+
+/// A server that is being described.
+pub struct ServerBuilder {
+    limits: Limits,
+    threads: Option<NonZeroUsize>,
+    engine: EngineChoice,
+    listeners: Vec<Described>,
+}
+
+/// A listener with the handlers of its connections.
+struct Described {
+    listener: Listener,
+    /// Makes the handler table of one I/O thread, on that thread.
+    table: TableMaker,
+    handler_bytes: usize,
+}
+
+type TableMaker = std::sync::Arc<dyn Fn(&Limits) -> Box<dyn Handlers> + Send + Sync>;
+
+impl ServerBuilder {
+    /// What the server may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How many I/O threads; by default as many as there are processors.
+    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Which engine to run on; by default the best that the system allows.
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// Accepts connections at `listener` and serves each with what `make` returns. Each listener may have handlers of its own
+    /// type. `make` runs on the I/O thread of the connection.
+    pub fn listen<H, F>(mut self, listener: Listener, make: F) -> Self
+    where
+        H: Handler,
+        F: Fn(&Accepted) -> H + Send + Sync + 'static,
+    {
+        let make = Arc::new(make);
+        let table: TableMaker = std::sync::Arc::new(move |limits: &Limits| {
+            Box::new(Table::new(Arc::clone(&make), limits.max_connections, limits.mailbox_messages))
+                as Box<dyn Handlers>
+        });
+        self.listeners.push(Described { listener, table, handler_bytes: Table::<H, F>::PLACE_BYTES });
+        self
+    }
+
+    /// Does everything that can fail: checks the limits, binds the listeners, sets up the rings.
+    ///
+    /// # Errors
+    /// [`BindError`] says what failed, with the address or the numbers, and what to do about it.
+    pub fn bind(self) -> Result<Bound, BindError> {
+        self.limits.check()?;
+        let threads = self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let mut sockets = Vec::new();
+        let mut addresses = Vec::new();
+        for described in &self.listeners {
+            let address = described.listener.address();
+            let socket = described.listener.bind().map_err(|source| BindError::Listen { address, source })?;
+            addresses.push(socket.local_addr().map_err(|source| BindError::Listen { address, source })?);
+            sockets.push(socket.into());
+        }
+        let config = EngineConfig {
+            sockets: self.limits.max_connections,
+            arena: self.limits.arena(),
+            receive_budget_bytes: self.limits.read_budget_bytes,
+            submission_entries: EngineConfig::SUBMISSION_ENTRIES,
+            completion_entries: EngineConfig::COMPLETION_ENTRIES,
+            spin: EngineConfig::SPIN,
+            teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+        };
+        // One engine so far: `Auto` and `Uring` mean the same.
+        let engines: Vec<uring::Prepared> = (0..threads)
+            .map(|_| uring::prepare(config.clone()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| BindError::Engine(error.to_string()))?;
+        let shared = engines.iter().map(|engine| ThreadShared::new(engine.waker(), self.limits.max_connections));
+        let shared = ServerShared::new(shared.collect());
+        let handler_bytes = self.listeners.iter().map(|described| described.handler_bytes).max().unwrap_or(0);
+        let ceiling = self.limits.ceiling(threads, handler_bytes);
+        Ok(Bound { builder: self, engines, sockets, addresses, shared, ceiling })
+    }
+}
+
+impl std::fmt::Debug for ServerBuilder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let listeners: Vec<_> = self.listeners.iter().map(|described| described.listener.address()).collect();
+        formatter.debug_struct("ServerBuilder").field("limits", &self.limits).field("listeners", &listeners).finish()
+    }
+}
+
+/// Why a server can't start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The limits contradict each other.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    /// An address can't be listened on.
+    #[error("can't listen on {address}: {source}{}", advice(source))]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The engine can't be set up.
+    #[error("{0}")]
+    Engine(String),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program listens there: stop it, or choose another port",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE): choose a higher one"
+        }
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
+        _ => "",
+    }
+}
+
+/// Why a server stopped before its time.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A thread could not be started.
+    #[error("can't start I/O thread {thread}: {source}")]
+    Start {
+        /// Which thread, from 0.
+        thread: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The engine of a thread failed.
+    #[error("the engine of I/O thread {thread} failed: {source}")]
+    Engine {
+        /// Which thread, from 0.
+        thread: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A bug in the server itself.
+    #[error("I/O thread {thread} panicked: this is a bug in Tidegate")]
+    Panicked {
+        /// Which thread, from 0.
+        thread: usize,
+    },
+}
+
+/// A server that listens and is ready to run. Connections wait in the backlog until then.
+pub struct Bound {
+    builder: ServerBuilder,
+    engines: Vec<uring::Prepared>,
+    sockets: Vec<uring::UringListener>,
+    addresses: Vec<SocketAddr>,
+    shared: Arc<ServerShared>,
+    ceiling: Ceiling,
+}
+
+impl Bound {
+    /// The addresses of the listeners, in the order in which they were described, with the real ports.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What the server may use at worst.
+    pub fn ceiling(&self) -> &Ceiling {
+        &self.ceiling
+    }
+
+    /// The name of the engine that it runs on.
+    pub fn engine_name(&self) -> &'static str {
+        "uring"
+    }
+
+    /// A way to stop the server from any thread.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Serves until a [`ServerHandle`] drains or aborts it.
+    ///
+    /// # Errors
+    /// [`RunError`] when an I/O thread could not be started or failed; the others are stopped then.
+    pub fn run(self) -> Result<Report, RunError> {
+        let Self { builder, engines, sockets, addresses, shared, .. } = self;
+        let reserve = SendReserve::new(builder.limits.send_memory_bytes);
+        let handovers: Vec<Handover<uring::UringStream>> =
+            engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
+        let mut sockets = Some(sockets);
+        let mut threads = Vec::new();
+        let mut failure = None;
+        for (number, engine) in engines.into_iter().enumerate() {
+            let listeners = sockets.take();
+            let makers: Vec<TableMaker> = builder.listeners.iter().map(|d| std::sync::Arc::clone(&d.table)).collect();
+            let (limits, addresses, handovers) = (builder.limits.clone(), addresses.clone(), handovers.clone());
+            let (of_thread, reserve) = (Arc::clone(&shared), reserve.clone());
+            let body = move || {
+                let mut stop = StopOnFailure { shared: Arc::clone(&of_thread), well: false };
+                let engine = engine.start().map_err(|source| RunError::Start { thread: number, source })?;
+                let setup = Setup {
+                    number,
+                    engine,
+                    listeners,
+                    addresses,
+                    tables: makers.iter().map(|make| make(&limits)).collect(),
+                    handovers,
+                    shared: of_thread,
+                    reserve,
+                    flow: limits.flow(),
+                    connections_max: limits.max_connections,
+                    timers_per_connection: limits.timers_per_connection,
+                    shutdown_grace: limits.shutdown_grace,
+                };
+                let tally = IoThread::new(setup).run().map_err(|source| RunError::Engine { thread: number, source })?;
+                stop.well = true;
+                Ok(tally)
+            };
+            match std::thread::Builder::new().name(format!("tidegate-io-{number}")).spawn(body) {
+                Ok(thread) => threads.push(thread),
+                Err(source) => {
+                    failure = Some(RunError::Start { thread: number, source });
+                    drop(StopOnFailure { shared: Arc::clone(&shared), well: false });
+                    break;
+                }
+            }
+        }
+        let mut report = Report::default();
+        for (number, thread) in threads.into_iter().enumerate() {
+            let result: Result<Tally, RunError> = match thread.join() {
+                Ok(result) => result,
+                Err(_) => Err(RunError::Panicked { thread: number }),
+            };
+            match result {
+                Ok(tally) => report.add(&tally),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(report), Err)
+    }
+}
+
+impl std::fmt::Debug for Bound {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Bound").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// Stops a whole server when one of its threads ends otherwise than by draining.
+struct StopOnFailure {
+    shared: Arc<ServerShared>,
+    well: bool,
+}
+
+impl Drop for StopOnFailure {
+    fn drop(&mut self) {
+        if !self.well {
+            // Without the acceptor nobody else says that nothing more comes.
+            self.shared.advance_to(Phase::Aborting);
+            self.shared.stop_accepting();
+        }
+    }
+}
+
+/// Stops a server from any thread. Clones stop the same server.
+#[derive(Clone)]
+pub struct ServerHandle {
+    shared: Arc<ServerShared>,
+}
+
+impl ServerHandle {
+    /// Drains: what the backlog holds is accepted, the listeners are closed, what is queued is sent, connections that are idle
+    /// (nothing queued, in flight or unread) are closed, and what is left after
+    /// [`Limits::shutdown_grace`] is aborted. Then [`Bound::run`] returns.
+    pub fn drain(&self) {
+        self.shared.advance_to(Phase::Draining);
+    }
+
+    /// Aborts every connection. Then [`Bound::run`] returns.
+    pub fn abort(&self) {
+        self.shared.advance_to(Phase::Aborting);
+    }
+
+    /// Connections that the server has now.
+    pub fn connections(&self) -> u32 {
+        self.shared.connections()
+    }
+}
+
+impl std::fmt::Debug for ServerHandle {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ServerHandle").field("connections", &self.connections()).finish()
+    }
+}
