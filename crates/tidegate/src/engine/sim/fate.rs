@@ -1,5 +1,5 @@
-//! What is going to happen: the virtual clock, the events ahead of it, and the seed that decides between the ways things
-//! can go.
+//! What is going to happen: the virtual clock, the events ahead of it, and the seed that decides between the ways
+//! things can go.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;

@@ -78,7 +78,8 @@ pub(crate) struct Faults {
     pub close_ns: u64,
     /// The longest [`Fault::ClockJump`], in nanoseconds.
     pub jump_ns: u64,
-    /// From the moment that the system has done something to that in which it is reported, in nanoseconds; at least 1.
+    /// From the moment that the system has done something to that in which it is reported, in nanoseconds; at least
+    /// 1.
     pub completion_ns: Range,
     /// What one turn of an I/O thread takes, in nanoseconds; at least 1, so that time goes on whatever a loop does.
     pub turn_ns: Range,

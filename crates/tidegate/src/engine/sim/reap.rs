@@ -17,7 +17,8 @@ use crate::time::Time;
 pub(super) type Report = Completion<EndpointId>;
 
 impl Ring {
-    /// See [`Engine::poll`](crate::engine::Engine::poll). Does not wait: the deadline is remembered for the scheduler.
+    /// See [`Engine::poll`](crate::engine::Engine::poll). Does not wait: the deadline is remembered for the
+    /// scheduler.
     pub(super) fn poll(&mut self, deadline: Option<Time>, network: &mut Network, reports: &mut Vec<Report>) {
         let before = reports.len();
         self.now = network.fate.now();
@@ -158,15 +159,13 @@ impl Ring {
             return;
         }
         match (socket.want, end) {
-            (Want::Pause, end) => {
+            // An end that came during the pause will be found again by the next receive (E12).
+            (Want::Pause, _) => {
                 socket.want = Want::Nothing;
-                if matches!(end, End::Finished | End::Failed(_)) {
-                    socket.held_end = Some(end);
-                }
                 self.note(network, "ReceivePaused", place(id), 0, 0);
                 reports.push(Completion::ReceivePaused { socket: id });
             }
-            (Want::Data | Want::Discard, End::Canceled | End::Interrupted) => self.ask(id, network),
+            (Want::Data | Want::Discard, End::Canceled | End::Interrupted) => self.ask(id),
             (Want::Data | Want::Discard, End::Finished) => {
                 socket.want = Want::Nothing;
                 socket.ended = true;
@@ -176,6 +175,9 @@ impl Ring {
             (Want::Data | Want::Discard, End::Failed(failure)) => {
                 socket.want = Want::Nothing;
                 socket.ended = true;
+                if let Some(endpoint) = socket.endpoint {
+                    network.failure_was_told(endpoint);
+                }
                 self.note(network, "ReceiveFailed", place(id), failure_number(Some(failure)), 0);
                 reports.push(Completion::ReceiveFailed { socket: id, error: failure.error() });
             }

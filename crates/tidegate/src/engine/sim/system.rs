@@ -87,9 +87,6 @@ impl Ring {
     pub(super) fn end_receive(&mut self, id: SocketId, end: End, network: &mut Network) {
         let Some(socket) = self.socket_mut(id) else { return };
         let was = std::mem::replace(&mut socket.receive, Receive::Ending);
-        if let (End::Failed(_), Some(endpoint)) = (end, socket.endpoint) {
-            network.failure_was_told(endpoint);
-        }
         // One that was not in the system is reported as if it had been.
         if !matches!(was, Receive::Armed { .. }) {
             self.totals.receives.begun += 1;

@@ -146,6 +146,28 @@ fn starving_receives_wait_in_line_and_as_many_go_on_as_buffers_come_home() {
 }
 
 #[test]
+fn a_newcomer_does_not_overtake_the_line_when_a_buffer_is_free_again() {
+    let mut bench = Bench::new(Faults::none(), with_buffers(1));
+    let mut pairs = pairs(&mut bench, 3);
+    let mut held = Vec::new();
+    for (peer, socket) in &mut pairs[..2] {
+        bench.engine.receive(*socket).expect("an open socket");
+        peer.write(b"data").expect("room");
+        held.extend(bench.run_for(Duration::from_millis(1)));
+    }
+    let (mut late, late_socket) = pairs.pop().expect("a third");
+    bench.engine.receive(late_socket).expect("an open socket");
+    bench.run_for(Duration::from_millis(1));
+    held.clear();
+    late.write(b"late").expect("room");
+    bench.world.run_for(MOMENT);
+    for expected in [pairs[1].1, late_socket] {
+        let Completion::Received { socket, .. } = bench.next() else { panic!("no data") };
+        assert_eq!(socket, expected);
+    }
+}
+
+#[test]
 fn a_buffer_that_another_thread_returns_ends_the_waiting() {
     let mut bench = Bench::new(Faults::none(), with_buffers(1));
     let (mut peer, socket) = bench.pair();

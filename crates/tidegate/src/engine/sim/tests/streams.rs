@@ -126,6 +126,19 @@ fn a_closed_end_goes_on_sending_what_it_has_and_answers_data_with_a_reset() {
 }
 
 #[test]
+fn data_for_a_closed_end_that_still_sends_resets_both() {
+    let faults = Faults { bandwidth_bytes: (1_000_000, 1_000_000), segment_bytes: (1000, 1000), ..Faults::none() };
+    let mut bench = Bench::new(faults, config());
+    let (mut peer, socket) = bench.pair();
+    send(&mut bench, socket, vec![7; 20_000]);
+    close(&mut bench, socket, CloseMode::Orderly);
+    peer.write(b"nobody reads this").expect("room");
+    bench.world.run_for(Duration::from_millis(50));
+    assert_eq!(kind(peer.read(&mut [0; 10])), ErrorKind::ConnectionReset);
+    assert_eq!(bench.world.endpoints(), 1, "only the peer's own end is left");
+}
+
+#[test]
 fn nothing_leaves_for_which_the_reader_has_no_room() {
     let faults = Faults { send_buffer_bytes: (10_000, 10_000), receive_buffer_bytes: (4_000, 4_000), ..Faults::none() };
     let mut bench = Bench::new(faults, config());
