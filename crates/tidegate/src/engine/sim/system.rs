@@ -439,7 +439,7 @@ impl Ring {
 /// Lets `write` fill the first `length` bytes of a buffer that was taken from the arena and not filled yet.
 fn fill(arena: &ReceiveArena, buffer: u32, length: usize, write: impl FnOnce(&mut [u8])) {
     assert!(length <= arena.buffer_bytes(), "{length} bytes into a buffer of {}", arena.buffer_bytes());
-    // SAFETY: the caller has taken the buffer from the free list and neither given it back nor turned it into a `Buffer`
-    // yet, so nobody else has it. Its bytes lie inside the arena's block and were initialized when that was allocated.
+    // SAFETY: the caller has taken the buffer from the free list and neither given it back nor turned it into a
+    // `Buffer` yet, so nobody else has it. Its bytes lie inside the arena's block and were initialized with it.
     write(unsafe { std::slice::from_raw_parts_mut(arena.address(buffer).as_ptr(), length) });
 }
