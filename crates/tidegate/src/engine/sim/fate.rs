@@ -1,5 +1,5 @@
-//! What is going to happen: the virtual clock, the events ahead of it, and the seed that decides between the ways things
-//! can go.
+//! What is going to happen: the virtual clock, the events ahead of it, and the seed that decides between the ways
+//! things can go.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -104,9 +104,20 @@ impl Fate {
         self.sequence
     }
 
-    /// Draws from `range`.
+    /// Draws from `range`, each order of magnitude as often as the others: small buffers find more than large ones.
     pub(super) fn draw(&mut self, range: Range) -> u64 {
-        self.random.between(range.0, range.1)
+        let (lowest, highest) = range;
+        if lowest == highest {
+            return lowest;
+        }
+        let bits = |number: u64| u64::from(u64::BITS - number.leading_zeros());
+        match self.random.between(bits(lowest), bits(highest)) {
+            0 => 0,
+            bits => {
+                let floor = 1 << (bits - 1);
+                self.random.between(lowest.max(floor), highest.min(floor - 1 + floor))
+            }
+        }
     }
 
     /// Whether `fault` strikes here and now.
@@ -170,5 +181,38 @@ impl PartialOrd for Ahead {
 impl Ord for Ahead {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.time, self.sequence).cmp(&(other.time, other.sequence))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_stay_in_their_range_and_reach_every_order_of_magnitude() {
+        let mut fate = Fate::new(3, Faults::none());
+        for range in [(0, 0), (0, 1), (5, 6), (100, 65_536), (u64::MAX - 1, u64::MAX), (0, u64::MAX)] {
+            for _ in 0..200 {
+                let drawn = fate.draw(range);
+                assert!(range.0 <= drawn && drawn <= range.1, "{drawn} of {range:?}");
+            }
+        }
+        let small = (0..1000).filter(|_| fate.draw((1, 1 << 20)) < 1024).count();
+        assert!((300..700).contains(&small), "{small} of 1000 below 1024");
+    }
+
+    #[test]
+    fn events_of_one_moment_happen_in_the_order_in_which_they_were_decided() {
+        let mut fate = Fate::new(3, Faults::none());
+        for token in 0..5 {
+            fate.schedule(10, Event::Timer { token });
+        }
+        fate.schedule(5, Event::Timer { token: 9 });
+        let mut tokens = Vec::new();
+        while let Some(Event::Timer { token }) = fate.next_until(Time::from_nanos(10)) {
+            tokens.push(token);
+        }
+        assert_eq!(tokens, [9, 0, 1, 2, 3, 4]);
+        assert_eq!(fate.now().as_nanos(), 10);
     }
 }

@@ -67,7 +67,7 @@ pub(crate) type Range = (u64, u64);
 #[derive(Clone, Debug)]
 pub(crate) struct Faults {
     /// For each [`Fault`], how often it strikes where it can, in parts per million.
-    chances: [u32; Fault::COUNT],
+    pub chances: [u32; Fault::COUNT],
     /// The most that [`Fault::LateCompletion`] adds, in nanoseconds.
     pub late_ns: u64,
     /// The most that [`Fault::Stall`] adds, in nanoseconds.
@@ -78,7 +78,8 @@ pub(crate) struct Faults {
     pub close_ns: u64,
     /// The longest [`Fault::ClockJump`], in nanoseconds.
     pub jump_ns: u64,
-    /// From the moment that the system has done something to that in which it is reported, in nanoseconds; at least 1.
+    /// From the moment that the system has done something to that in which it is reported, in nanoseconds; at least
+    /// 1.
     pub completion_ns: Range,
     /// What one turn of an I/O thread takes, in nanoseconds; at least 1, so that time goes on whatever a loop does.
     pub turn_ns: Range,

@@ -1,10 +1,10 @@
 //! A simulated world: the whole of a server and its clients on one thread, in virtual time, from one seed.
 //!
-//! A [`World`] has a network with a clock of its own. [`SimEngine`]s in it keep the engine contract, as an unfriendly system would:
-//! with short transfers, late and reordered completions, resets, an empty arena, cancels that come too late, and whatever else
-//! [`Faults`] allows. [`SimPeer`]s are the clients. [`World::step`] decides who is next; where it could be several, the seed
-//! does. Two runs of one seed are the same, byte for byte and completion for completion, and
-//! [`World::trace_hash`] proves it.
+//! A [`World`] has a network with a clock of its own. [`SimEngine`]s in it keep the engine contract, as an unfriendly
+//! system would: with short transfers, late and reordered completions, resets, an empty arena, cancels that come too
+//! late, and whatever else [`Faults`] allows. [`SimPeer`]s are the clients. [`World::step`] decides who is next;
+//! where it could be several, the seed does. Two runs of one seed are the same, byte for byte and completion for
+//! completion, and [`World::trace_hash`] proves it.
 //!
 //! ```text
 //! loop {
@@ -17,9 +17,10 @@
 //! }
 //! ```
 //!
-//! From the bottom to the top: [`random`] and [`faults`] (the dice), [`trace`] (the log), `fate` (the clock and what is ahead),
-//! `endpoint`, `network` and `wire` (streams), `socket`, `ring`, `system` and `reap` (an engine: what is recorded, what the
-//! system does with it, how it is reported), `world` (who is next), `sim_engine` and `peer` (the outside).
+//! From the bottom to the top: [`random`] and [`faults`] (the dice), [`trace`] (the log), `fate` (the clock and what
+//! is ahead), `endpoint`, `network` and `wire` (streams), `socket`, `ring`, `system` and `reap` (an engine: what is
+//! recorded, what the system does with it, how it is reported), `world` (who is next), `sim_engine` and `peer` (the
+//! outside).
 
 mod endpoint;
 mod fate;

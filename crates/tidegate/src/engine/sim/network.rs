@@ -1,10 +1,10 @@
 //! The simulated network: listeners, connections, and how bytes get from one end to the other.
 //!
-//! Written bytes wait in the sender's send buffer, leave it at the bandwidth of the path, arrive after its latency, and
-//! wait in the receiver's receive buffer until they are read. Nothing leaves for which there is no room at the other
-//! end (the window; a sender knows it without delay, the one thing that is better than life). The end of
-//! a stream follows its data; a reset overtakes it and destroys what is unsent and unread at both ends. Data that arrives where nobody
-//! reads any more is answered by a reset.
+//! Written bytes wait in the sender's send buffer, leave it at the bandwidth of the path, arrive after its latency,
+//! and wait in the receiver's receive buffer until they are read. Nothing leaves for which there is no room at the
+//! other end (the window; a sender knows it without delay, the one thing that is better than life). The end of a
+//! stream follows its data; a reset overtakes it and destroys what is unsent and unread at both ends. Data that
+//! arrives where nobody reads any more is answered by a reset.
 
 use std::collections::VecDeque;
 use std::io;

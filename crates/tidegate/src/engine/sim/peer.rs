@@ -30,8 +30,8 @@ impl SimPeer {
 
     /// Writes as much of `bytes` as the send buffer has room for.
     ///
-    /// # Errors
-    /// `WouldBlock` while there is no room or no connection yet; `ConnectionReset`, `BrokenPipe`, `ConnectionRefused`.
+    /// # Errors `WouldBlock` while there is no room or no connection yet; `ConnectionReset`, `BrokenPipe`,
+    /// `ConnectionRefused`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.with(|network, endpoint| match network.room(endpoint) {
             Ok(_) if bytes.is_empty() => Ok(0),

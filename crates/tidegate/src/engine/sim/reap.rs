@@ -17,12 +17,14 @@ use crate::time::Time;
 pub(super) type Report = Completion<EndpointId>;
 
 impl Ring {
-    /// See [`Engine::poll`](crate::engine::Engine::poll). Does not wait: the deadline is remembered for the scheduler.
+    /// See [`Engine::poll`](crate::engine::Engine::poll). Does not wait: the deadline is remembered for the
+    /// scheduler.
     pub(super) fn poll(&mut self, deadline: Option<Time>, network: &mut Network, reports: &mut Vec<Report>) {
         let before = reports.len();
         self.now = network.fate.now();
         self.counters.polls += 1;
         self.free.append(&mut self.freed);
+        self.queued = 0;
         self.buffer_returned.store(false, Ordering::Release);
         self.feed(network);
         self.submit(network);
@@ -42,8 +44,12 @@ impl Ring {
     /// The completions that are due, in the order in which they are reported.
     fn take_due(&mut self, network: &mut Network) -> Vec<Entry> {
         let now_ns = self.now.as_nanos();
-        let later = self.entries.split_off(&(now_ns + 1, 0));
-        let due: Vec<Entry> = mem::replace(&mut self.entries, later).into_values().collect();
+        let mut due = Vec::new();
+        while let Some(first) = self.entries.first_entry()
+            && first.key().0 <= now_ns
+        {
+            due.push(first.remove());
+        }
         if due.len() < 2 || !network.fate.strikes(Fault::Reordered) {
             return due;
         }
@@ -153,15 +159,13 @@ impl Ring {
             return;
         }
         match (socket.want, end) {
-            (Want::Pause, end) => {
+            // An end that came during the pause will be found again by the next receive (E12).
+            (Want::Pause, _) => {
                 socket.want = Want::Nothing;
-                if matches!(end, End::Finished | End::Failed(_)) {
-                    socket.held_end = Some(end);
-                }
                 self.note(network, "ReceivePaused", place(id), 0, 0);
                 reports.push(Completion::ReceivePaused { socket: id });
             }
-            (Want::Data | Want::Discard, End::Canceled | End::Interrupted) => self.ask(id, network),
+            (Want::Data | Want::Discard, End::Canceled | End::Interrupted) => self.ask(id),
             (Want::Data | Want::Discard, End::Finished) => {
                 socket.want = Want::Nothing;
                 socket.ended = true;
@@ -171,6 +175,9 @@ impl Ring {
             (Want::Data | Want::Discard, End::Failed(failure)) => {
                 socket.want = Want::Nothing;
                 socket.ended = true;
+                if let Some(endpoint) = socket.endpoint {
+                    network.failure_was_told(endpoint);
+                }
                 self.note(network, "ReceiveFailed", place(id), failure_number(Some(failure)), 0);
                 reports.push(Completion::ReceiveFailed { socket: id, error: failure.error() });
             }

@@ -1,8 +1,8 @@
 //! The system's half of a simulated engine: sockets, recorded operations, and completions on their way.
 //!
-//! An operation is recorded by its method, handed over by the next poll (or a later one), done by the system when it can
-//! be, and reported some time after that. The three steps are apart so that everything which can come between them in
-//! life can do so here: data between a cancel and its effect, a close between a completion and its report.
+//! An operation is recorded by its method, handed over by the next poll (or a later one), done by the system when it
+//! can be, and reported some time after that. The three steps are apart so that everything which can come between
+//! them in life can do so here: data between a cancel and its effect, a close between a completion and its report.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -70,6 +70,8 @@ pub(super) struct Ring {
     pub(super) recorded: VecDeque<Submission>,
     /// Completions on their way, by when they are due and then in the order in which they came about.
     pub(super) entries: BTreeMap<(u64, u64), Entry>,
+    /// Completions that have come about since the last poll: what would be in the completion queue.
+    pub(super) queued: u32,
     /// Receives in line for a buffer.
     pub(super) starving: VecDeque<SocketId>,
     /// Sockets that have more data than fits into one poll.
@@ -176,6 +178,7 @@ impl Ring {
             listeners: Vec::new(),
             recorded: VecDeque::new(),
             entries: BTreeMap::new(),
+            queued: 0,
             starving: VecDeque::new(),
             ready: VecDeque::new(),
             exhausted_until: Time::ZERO,
@@ -222,28 +225,28 @@ impl Ring {
     }
 
     /// See [`Engine::receive`](crate::engine::Engine::receive).
-    pub(super) fn receive(&mut self, id: SocketId, network: &mut Network) -> Result<(), Stale> {
+    pub(super) fn receive(&mut self, id: SocketId) -> Result<(), Stale> {
         let socket = self.open(id)?;
         if !socket.ended && matches!(socket.want, Want::Nothing | Want::Pause) {
             socket.want = Want::Data;
-            self.ask(id, network);
+            self.ask(id);
         }
         Ok(())
     }
 
     /// See [`Engine::discard`](crate::engine::Engine::discard).
-    pub(super) fn discard(&mut self, id: SocketId, network: &mut Network) -> Result<(), Stale> {
+    pub(super) fn discard(&mut self, id: SocketId) -> Result<(), Stale> {
         let socket = self.open(id)?;
         if socket.ended || socket.want == Want::Discard {
             return Ok(());
         }
         socket.want = Want::Discard;
         match socket.receive {
-            Receive::None | Receive::Ending => self.ask(id, network),
+            Receive::None | Receive::Ending => self.ask(id),
             Receive::Recorded | Receive::Armed { .. } => self.record_cancel(id),
             Receive::Starving => {
                 self.leave_line(id);
-                self.ask(id, network);
+                self.ask(id);
             }
         }
         Ok(())
@@ -428,17 +431,12 @@ impl Ring {
     }
 
     /// Makes the system fetch what the socket wants, unless it already does.
-    pub(super) fn ask(&mut self, id: SocketId, network: &mut Network) {
-        let Some(socket) = self.socket_mut(id) else { return };
-        if socket.receive != Receive::None {
-            return;
-        }
-        match socket.held_end.take() {
-            Some(end) => self.end_receive(id, end, network),
-            None => {
-                socket.receive = Receive::Recorded;
-                self.recorded.push_back(Submission::Arm(id));
-            }
+    pub(super) fn ask(&mut self, id: SocketId) {
+        if let Some(socket) = self.socket_mut(id)
+            && socket.receive == Receive::None
+        {
+            socket.receive = Receive::Recorded;
+            self.recorded.push_back(Submission::Arm(id));
         }
     }
 
@@ -469,6 +467,7 @@ impl Ring {
         }
         let due_ns = fate.now().as_nanos().saturating_add(delay_ns).max(not_before_ns);
         self.entries.insert((due_ns, fate.next_sequence()), entry);
+        self.queued += 1;
         due_ns
     }
 

@@ -176,7 +176,7 @@ impl Engine for SimEngine {
     }
 
     fn receive(&mut self, socket: SocketId) -> Result<(), Stale> {
-        self.with(|ring, network| ring.receive(socket, network))
+        self.with(|ring, _| ring.receive(socket))
     }
 
     fn pause_receive(&mut self, socket: SocketId) -> Result<(), Stale> {
@@ -184,7 +184,7 @@ impl Engine for SimEngine {
     }
 
     fn discard(&mut self, socket: SocketId) -> Result<(), Stale> {
-        self.with(|ring, network| ring.discard(socket, network))
+        self.with(|ring, _| ring.discard(socket))
     }
 
     fn send(&mut self, socket: SocketId, gather: Box<Gather>) -> Result<(), Box<Gather>> {

@@ -100,8 +100,6 @@ pub(super) struct Socket {
     pub want: Want,
     /// The receiving side has ended and the caller knows.
     pub ended: bool,
-    /// The end came while the caller was pausing: it is told when it asks again (E12).
-    pub held_end: Option<End>,
     /// The receive.
     pub receive: Receive,
     /// A cancel of the receive is recorded.
@@ -132,7 +130,6 @@ impl Socket {
             address,
             want: Want::Nothing,
             ended: false,
-            held_end: None,
             receive: Receive::None,
             cancel_recorded: false,
             filled: 0,

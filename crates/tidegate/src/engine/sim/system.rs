@@ -87,9 +87,6 @@ impl Ring {
     pub(super) fn end_receive(&mut self, id: SocketId, end: End, network: &mut Network) {
         let Some(socket) = self.socket_mut(id) else { return };
         let was = std::mem::replace(&mut socket.receive, Receive::Ending);
-        if let (End::Failed(_), Some(endpoint)) = (end, socket.endpoint) {
-            network.failure_was_told(endpoint);
-        }
         // One that was not in the system is reported as if it had been.
         if !matches!(was, Receive::Armed { .. }) {
             self.totals.receives.begun += 1;
@@ -207,7 +204,7 @@ impl Ring {
     ) -> bool {
         let budget = self.config.receive_budget_bytes;
         let in_line = !self.starving.is_empty() && !is_fed;
-        let overflow = self.entries.len() >= self.config.completion_entries.max(1) as usize;
+        let overflow = self.queued >= self.config.completion_entries.max(1);
         let Some(socket) = self.socket_mut(id) else { return false };
         if socket.filled > 0 && (socket.filled >= BATCH_BUFFERS || socket.filled_bytes >= budget) {
             if !socket.in_ready_line {
@@ -442,7 +439,7 @@ impl Ring {
 /// Lets `write` fill the first `length` bytes of a buffer that was taken from the arena and not filled yet.
 fn fill(arena: &ReceiveArena, buffer: u32, length: usize, write: impl FnOnce(&mut [u8])) {
     assert!(length <= arena.buffer_bytes(), "{length} bytes into a buffer of {}", arena.buffer_bytes());
-    // SAFETY: the caller has taken the buffer from the free list and neither given it back nor turned it into a `Buffer`
-    // yet, so nobody else has it. Its bytes lie inside the arena's block and were initialized when that was allocated.
+    // SAFETY: the caller has taken the buffer from the free list and neither given it back nor turned it into a
+    // `Buffer` yet, so nobody else has it. Its bytes lie inside the arena's block and were initialized with it.
     write(unsafe { std::slice::from_raw_parts_mut(arena.address(buffer).as_ptr(), length) });
 }

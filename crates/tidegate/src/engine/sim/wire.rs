@@ -118,12 +118,17 @@ impl Network {
             *buffer = VecDeque::new();
         }
         self.put_on_wire(id, Segment::Data(bytes));
-        if self.fate.strikes(Fault::Reset) {
-            let after_ns = self.fate.random.between(0, 1_000_000);
-            self.fate.schedule(after_ns, Event::Cut { endpoint: id });
-        }
+        self.cut_some_time(id, 1_000_000);
         self.touch(id);
         self.transmit(id);
+    }
+
+    /// If it has to be, the connection breaks within the next `within_ns` nanoseconds.
+    fn cut_some_time(&mut self, endpoint: EndpointId, within_ns: u64) {
+        if self.fate.strikes(Fault::Reset) {
+            let after_ns = self.fate.random.between(0, within_ns);
+            self.fate.schedule(after_ns, Event::Cut { endpoint });
+        }
     }
 
     fn put_on_wire(&mut self, id: EndpointId, segment: Segment) {
@@ -191,6 +196,8 @@ impl Network {
             endpoint.outgoing.last_arrival = arrival;
             self.fate.schedule_at(arrival, Event::Handshaken { server });
             self.touch(client);
+            // Idle connections break, too.
+            self.cut_some_time(client, 2_000_000_000);
         }
     }
 

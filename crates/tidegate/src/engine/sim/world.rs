@@ -101,7 +101,8 @@ impl World {
         Self { state: Rc::new(RefCell::new(state)) }
     }
 
-    /// Binds a listener; port 0 is replaced by a free one. A connection that finds `backlog` others waiting is refused.
+    /// Binds a listener; port 0 is replaced by a free one. A connection that finds `backlog` others waiting is
+    /// refused.
     ///
     /// # Errors
     /// `AddrInUse`.
@@ -126,8 +127,8 @@ impl World {
         self.state.borrow_mut().network.fate.schedule_at(time, Event::Timer { token });
     }
 
-    /// Decides what happens next: chooses one among all that have something to do; if there is none, lets time go by until
-    /// there is.
+    /// Decides what happens next: chooses one among all that have something to do; if there is none, lets time go by
+    /// until there is.
     pub(crate) fn step(&self) -> Step {
         let mut state = self.state.borrow_mut();
         state.pass_turn();
@@ -143,8 +144,8 @@ impl World {
         }
     }
 
-    /// Lets time go by until the loop of `engine` has something to do; false if it never will. For tests of one engine:
-    /// peers and other engines are not called.
+    /// Lets time go by until the loop of `engine` has something to do; false if it never will. For tests of one
+    /// engine: peers and other engines are not called.
     pub(crate) fn pump(&self, engine: usize) -> bool {
         let mut state = self.state.borrow_mut();
         state.pass_turn();
@@ -330,7 +331,8 @@ impl WorldState {
         }
     }
 
-    /// Lets time go by until the next event or the next moment at which one of `engines` has something to do. False if there is none.
+    /// Lets time go by until the next event or the next moment at which one of `engines` has something to do. False
+    /// if there is none.
     fn go_to_next(&mut self, engines: std::ops::Range<usize>, may_jump: bool) -> bool {
         let now = self.network.fate.now();
         let engine = self.rings[engines].iter().filter_map(|ring| ring.next_time(now)).min();

@@ -18,8 +18,28 @@ fn one_seed_gives_one_history_and_another_seed_another() {
 }
 
 #[test]
+fn another_process_gives_the_same_history() {
+    const CHILD: &str = "TIDEGATE_SIMULATION_CHILD";
+    let hash = format!("history {:016x}", run(&World::new(5, Faults::everything()), &config(), 10, 20_000).hash);
+    if std::env::var_os(CHILD).is_some() {
+        println!("{hash}");
+        return;
+    }
+    let program = std::env::current_exe().expect("the path of this test");
+    let name = concat!(module_path!(), "::another_process_gives_the_same_history");
+    let name = name.split_once("::").map_or(name, |(_, path)| path);
+    let output = std::process::Command::new(program)
+        .args(["--exact", name, "--nocapture"])
+        .env(CHILD, "")
+        .output()
+        .expect("the other process runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains(&hash), "{hash} here, but in the other process:\n{text}");
+}
+
+#[test]
 fn many_hostile_worlds_keep_the_contract() {
-    for seed in 0..60 {
+    for seed in 0..40 {
         let mut config = config();
         config.arena.buffers = 2 + (seed % 7) as u32 * 3;
         config.completion_entries = if seed % 3 == 0 { 4 } else { 4096 };
