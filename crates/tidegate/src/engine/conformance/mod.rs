@@ -12,6 +12,7 @@ mod cancelling;
 mod closing;
 mod connecting;
 mod discarding;
+mod expecting;
 mod fixture;
 mod fixture_sim;
 #[cfg(target_os = "linux")]
