@@ -138,6 +138,7 @@ impl Prepared {
             spilled: VecDeque::new(),
             ready: VecDeque::new(),
             half_closes: Vec::new(),
+            vacated: Vec::new(),
             in_flight: 0,
             wake_count: Box::new(0),
             spin: Spin::new(config.spin),
@@ -207,6 +208,9 @@ pub(crate) struct UringEngine {
     /// Completions that needed no system call.
     ready: VecDeque<Completion<UringStream>>,
     half_closes: Vec<SocketId>,
+    /// Places whose `Closed` was reported by the last poll. The caller may adopt before it has come to that completion, so
+    /// they are used again only after the next poll has begun.
+    vacated: Vec<u32>,
     /// Operations that the kernel has, and their memory with it.
     in_flight: usize,
     wake: Arc<Wake>,
@@ -413,6 +417,9 @@ impl Engine for UringEngine {
 
     fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Completion<UringStream>>) -> io::Result<()> {
         let reported = completions.len();
+        for place in self.vacated.drain(..) {
+            self.places.give(place);
+        }
         self.half_close_now();
         self.listeners.finish_closes(&mut self.ready);
         self.arena.collect_returned();
@@ -599,7 +606,7 @@ impl UringEngine {
         let socket = &mut self.sockets[id.index];
         debug_assert!(!socket.has_operations());
         *socket = Socket { generation: socket.generation, ..Socket::default() };
-        self.places.give(id.index);
+        self.vacated.push(id.index);
     }
 
     fn count(&self, change: impl FnOnce(&mut EngineCounters)) {
@@ -671,8 +678,9 @@ impl UringEngine {
                 self.post_accepts(listener);
             }
             Some(Kind::Wake) => {
-                // Cleared before the caller looks at what others left for it: who comes later writes again.
-                self.wake.announced.store(false, Ordering::SeqCst);
+                // Cleared before the caller looks at what others left for it: who comes later writes again. An exchange, so
+                // that what those left who found the flag set is visible too.
+                self.wake.announced.swap(false, Ordering::AcqRel);
                 self.post_wake();
                 out.push(Completion::Woken);
             }
