@@ -12,5 +12,8 @@
 
 #![cfg(target_os = "linux")]
 
+pub mod bare;
+pub mod buffer_ring;
 pub mod listen;
 pub mod machine;
+pub mod ring;
