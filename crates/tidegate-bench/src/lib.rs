@@ -16,4 +16,7 @@ pub mod bare;
 pub mod buffer_ring;
 pub mod listen;
 pub mod machine;
+pub mod protocol;
 pub mod ring;
+pub mod scenario;
+pub mod worker;
