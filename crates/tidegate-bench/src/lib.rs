@@ -14,6 +14,7 @@
 
 pub mod bare;
 pub mod buffer_ring;
+pub mod compare;
 pub mod listen;
 pub mod machine;
 pub mod protocol;
