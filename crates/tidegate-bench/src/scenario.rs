@@ -24,6 +24,9 @@ pub struct Scenario {
     pub title: &'static str,
     /// The load itself.
     pub load: Load,
+    /// How many times longer its turns are: every connection should get several
+    /// requests, most of them with the memory of this server in the cache.
+    pub slice_factor: u32,
 }
 
 const fn steady(connections: usize, message_bytes: usize, outstanding: usize) -> Load {
@@ -41,26 +44,31 @@ pub const ALL: [Scenario; 8] = [
         name: "a",
         title: "50 connections x 64 B",
         load: steady(50, 64, 1),
+        slice_factor: 1,
     },
     Scenario {
         name: "b",
         title: "1,000 connections x 64 B",
         load: steady(1_000, 64, 1),
+        slice_factor: 1,
     },
     Scenario {
         name: "c",
         title: "10,000 connections x 64 B",
         load: steady(10_000, 64, 1),
+        slice_factor: 4,
     },
     Scenario {
         name: "d",
         title: "50 connections x 16 KiB",
         load: steady(50, 16 * 1024, 1),
+        slice_factor: 1,
     },
     Scenario {
         name: "e",
         title: "64 connections x 1 KiB, 16 outstanding",
         load: steady(64, 1024, 16),
+        slice_factor: 1,
     },
     Scenario {
         name: "f",
@@ -71,16 +79,19 @@ pub const ALL: [Scenario; 8] = [
             outstanding: 1,
             churn: true,
         },
+        slice_factor: 1,
     },
     Scenario {
         name: "one",
         title: "1 connection x 64 B",
         load: steady(1, 64, 1),
+        slice_factor: 1,
     },
     Scenario {
         name: "four",
         title: "4 connections x 64 B",
         load: steady(4, 64, 1),
+        slice_factor: 1,
     },
 ];
 

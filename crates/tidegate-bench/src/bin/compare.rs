@@ -21,7 +21,7 @@ struct Arguments {
     /// Turns per server and scenario.
     #[arg(long, default_value_t = 12)]
     rounds: usize,
-    /// Milliseconds per turn.
+    /// Milliseconds per turn; four times that with 10,000 connections.
     #[arg(long, default_value_t = 250)]
     slice_ms: u64,
     /// Which scenarios to run; all unless given.
@@ -37,6 +37,10 @@ struct Arguments {
     /// Milliseconds to wait for a quiet machine before each round.
     #[arg(long, default_value_t = 3_000)]
     quiet_wait_ms: u64,
+    /// Let servers and client go before everything else on their processors. Unkind to others
+    /// on the machine; needs root and a kernel that schedules sessions as groups.
+    #[arg(long)]
+    favour: bool,
     /// Check every byte of some echoes before each scenario.
     #[arg(long, default_value_t = true, action = ArgAction::Set,
           num_args = 0..=1, default_missing_value = "true")]
@@ -106,6 +110,7 @@ fn options(arguments: Arguments) -> io::Result<Options> {
         slice: Duration::from_millis(arguments.slice_ms.max(1)),
         max_wait: arguments.max_wait / 100.0,
         quiet_wait: Duration::from_millis(arguments.quiet_wait_ms),
+        favour: arguments.favour,
         verify: arguments.verify,
         client_spin_us: arguments.client_spin_us,
         json: arguments.json,

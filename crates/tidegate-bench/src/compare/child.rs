@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use crate::machine;
 use crate::protocol::{GO, Reply, Turn, WorkerOrder};
 
 use super::ServerCommand;
@@ -27,13 +28,16 @@ struct Process {
 }
 
 impl Process {
-    fn start(command: &mut Command) -> io::Result<Process> {
+    fn start(command: &mut Command, favour: bool) -> io::Result<Process> {
         command.stdout(Stdio::piped());
-        // SAFETY: `prctl` is one system call; it neither allocates nor takes a lock.
+        // SAFETY: both steps are plain system calls; they neither allocate nor take a lock.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
                     return Err(io::Error::last_os_error());
+                }
+                if favour {
+                    machine::favour_this_process()?;
                 }
                 Ok(())
             });
@@ -81,10 +85,15 @@ pub struct Server {
 
 impl Server {
     /// Starts it on the processor of the calling thread and waits for its address.
-    pub fn start(command: &ServerCommand) -> io::Result<Server> {
+    pub fn start(command: &ServerCommand, favour: bool) -> io::Result<Server> {
         let named = |error: io::Error| {
+            let hint = if error.kind() == io::ErrorKind::NotFound {
+                "; build it first, with the whole package"
+            } else {
+                ""
+            };
             io::Error::other(format!(
-                "{} ({}): {error}",
+                "{} ({}): {error}{hint}",
                 command.name,
                 command.program.display()
             ))
@@ -93,6 +102,7 @@ impl Server {
             Command::new(&command.program)
                 .args(&command.arguments)
                 .stdin(Stdio::null()),
+            favour,
         )
         .map_err(named)?;
         loop {
@@ -127,12 +137,13 @@ pub struct Worker {
 
 impl Worker {
     /// Starts this program again as a worker and waits until it has connected and verified.
-    pub fn start(order: &WorkerOrder) -> io::Result<Worker> {
+    pub fn start(order: &WorkerOrder, favour: bool) -> io::Result<Worker> {
         let order = serde_json::to_string(order)?;
         let mut process = Process::start(
             Command::new(env::current_exe()?)
                 .args(["worker", &order])
                 .stdin(Stdio::piped()),
+            favour,
         )?;
         let commands = process
             .child

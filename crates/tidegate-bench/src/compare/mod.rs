@@ -47,12 +47,14 @@ pub struct Options {
     pub scenarios: Vec<Scenario>,
     /// How many turns every server gets per scenario.
     pub rounds: usize,
-    /// How long one turn is.
+    /// How long one turn is, before a scenario makes it longer.
     pub slice: Duration,
     /// The largest part of a turn that server or client may spend waiting for a processor.
     pub max_wait: f64,
     /// How long to wait for the machine to become quiet before a round.
     pub quiet_wait: Duration,
+    /// Give servers and workers nearly all of their processors, whoever else wants them.
+    pub favour: bool,
     /// Check the echoes of every server before each scenario.
     pub verify: bool,
     /// Microseconds the client spins before sleeping.
@@ -66,6 +68,7 @@ pub struct Options {
 struct ScenarioResult {
     name: &'static str,
     title: &'static str,
+    slice_ms: u128,
     slices_dropped: usize,
     rounds_not_quiet: usize,
     servers: Vec<ServerSummary>,
@@ -74,7 +77,6 @@ struct ScenarioResult {
 #[derive(Debug, Serialize)]
 struct Results<'a> {
     machine: &'a Facts,
-    slice_ms: u128,
     rounds: usize,
     scenarios: &'a [ScenarioResult],
 }
@@ -100,7 +102,6 @@ pub fn run(options: &Options) -> io::Result<()> {
     if let Some(path) = &options.json {
         let results = Results {
             machine: &facts,
-            slice_ms: options.slice.as_millis(),
             rounds: options.rounds,
             scenarios: &results,
         };
@@ -127,7 +128,7 @@ fn run_scenario(scenario: &Scenario, options: &Options) -> io::Result<ScenarioRe
     let mut contestants = Vec::with_capacity(options.servers.len());
     for command in &options.servers {
         machine::pin(SERVER_CPU)?;
-        let server = Server::start(command)?;
+        let server = Server::start(command, options.favour)?;
         machine::pin(CLIENT_CPU)?;
         let order = WorkerOrder {
             server: server.address(),
@@ -135,7 +136,7 @@ fn run_scenario(scenario: &Scenario, options: &Options) -> io::Result<ScenarioRe
             verify: options.verify,
             spin_us: options.client_spin_us,
         };
-        let worker = Worker::start(&order)
+        let worker = Worker::start(&order, options.favour)
             .map_err(|error| io::Error::other(format!("{}: {error}", command.name)))?;
         contestants.push(Contestant {
             name: command.name.clone(),
@@ -143,11 +144,13 @@ fn run_scenario(scenario: &Scenario, options: &Options) -> io::Result<ScenarioRe
             worker,
         });
     }
-    let record = rounds::run(&mut contestants, options)?;
+    let slice = options.slice * scenario.slice_factor;
+    let record = rounds::run(&mut contestants, slice, options)?;
     let names: Vec<&str> = contestants.iter().map(|one| one.name.as_str()).collect();
     Ok(ScenarioResult {
         name: scenario.name,
         title: scenario.title,
+        slice_ms: slice.as_millis(),
         slices_dropped: record.dropped,
         rounds_not_quiet: record.not_quiet,
         servers: summary::sum_up(&names, &record.slices),

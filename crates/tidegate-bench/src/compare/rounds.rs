@@ -57,12 +57,16 @@ pub struct Record {
     pub not_quiet: usize,
 }
 
-/// Gives every contestant its turns.
+/// Gives every contestant its turns of length `slice`.
 ///
 /// # Errors
 ///
 /// The first failure of a server or worker, with the server's name.
-pub fn run(contestants: &mut [Contestant], options: &Options) -> io::Result<Record> {
+pub fn run(
+    contestants: &mut [Contestant],
+    slice: Duration,
+    options: &Options,
+) -> io::Result<Record> {
     let mut record = Record::default();
     for contestant in contestants.iter_mut() {
         contestant
@@ -76,10 +80,10 @@ pub fn run(contestants: &mut [Contestant], options: &Options) -> io::Result<Reco
         }
         for number in order_of(round, contestants.len()) {
             let contestant = &mut contestants[number];
-            let slice = take_turn(contestant, round, number, options.slice)
+            let turn = take_turn(contestant, round, number, slice)
                 .map_err(|error| named(contestant, &error))?;
-            if slice.wait <= options.max_wait {
-                record.slices.push(slice);
+            if turn.wait <= options.max_wait {
+                record.slices.push(turn);
             } else {
                 record.dropped += 1;
             }
