@@ -11,9 +11,11 @@ use crate::scenario::Load;
 use super::connect::Sources;
 
 /// How many connections take part in the check under back-pressure.
-const BULK_CONNECTIONS: usize = 4;
+const BULK_CONNECTIONS: usize = 2;
 /// More than both ends' socket buffers hold together, so that the server must wait.
-const BULK_BYTES: usize = 32 << 20;
+const BULK_BYTES: usize = 24 << 20;
+/// Marks its bytes as those of no other round.
+const BULK_ROUND: usize = 99;
 /// Loads with more connections than this skip the check under back-pressure.
 const BULK_MAX_CONNECTIONS: usize = 1_000;
 
@@ -90,7 +92,6 @@ fn together(streams: &[TcpStream], round: usize, bytes: usize) -> io::Result<()>
 
 /// Sends without reading until the server takes no more, then reads all.
 fn bulk(streams: &[TcpStream]) -> io::Result<()> {
-    const ROUND: usize = 99;
     thread::scope(|scope| {
         let mut checks = Vec::new();
         for (number, stream) in streams.iter().enumerate() {
@@ -99,7 +100,7 @@ fn bulk(streams: &[TcpStream]) -> io::Result<()> {
             let reader = scope.spawn(move || {
                 // Also ends when the writer is done without ever having had to wait.
                 let _ = when_full.recv();
-                let expected = pattern(number, ROUND, BULK_BYTES);
+                let expected = pattern(number, BULK_ROUND, BULK_BYTES);
                 let mut stream = stream;
                 let mut echo = vec![0; 64 * 1024];
                 let mut done = 0;
@@ -130,8 +131,7 @@ fn write_until_full(
     mut stream: &TcpStream,
     full: &mpsc::Sender<()>,
 ) -> io::Result<()> {
-    const ROUND: usize = 99;
-    let data = pattern(number, ROUND, BULK_BYTES);
+    let data = pattern(number, BULK_ROUND, BULK_BYTES);
     let mut done = 0;
     while done < data.len() {
         let rest = &data[done..];
@@ -224,7 +224,71 @@ fn pattern(connection: usize, round: usize, bytes: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// One connection to a server that treats what it read as `answer` says.
+    fn served_by(answer: fn(&mut Vec<u8>)) -> io::Result<TcpStream> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        thread::spawn(move || -> io::Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                let bytes = stream.read(&mut buffer)?;
+                if bytes == 0 {
+                    return Ok(());
+                }
+                let mut echo = buffer[..bytes].to_vec();
+                answer(&mut echo);
+                if echo.is_empty() {
+                    return Ok(());
+                }
+                stream.write_all(&echo)?;
+            }
+        });
+        Sources::for_churn(address).connect()
+    }
+
+    fn verdict_on(answer: fn(&mut Vec<u8>)) -> io::Result<()> {
+        let load = Load {
+            connections: 1,
+            message_bytes: 64,
+            outstanding: 2,
+            churn: false,
+        };
+        echoes(&[served_by(answer)?], &load)
+    }
+
+    #[test]
+    fn an_honest_echo_passes() -> io::Result<()> {
+        verdict_on(|_| ())
+    }
+
+    #[test]
+    fn one_wrong_bit_is_found() {
+        let verdict = verdict_on(|echo| {
+            if let Some(byte) = echo.get_mut(40) {
+                *byte ^= 1;
+            }
+        });
+        let message = verdict.err().map(|error| error.to_string());
+        assert_eq!(
+            message.as_deref(),
+            Some("verifying connection 0: byte 40 is wrong")
+        );
+    }
+
+    #[test]
+    fn one_byte_too_much_is_found() {
+        assert!(verdict_on(|echo| echo.push(0)).is_err());
+    }
+
+    #[test]
+    fn an_early_close_is_found() {
+        assert!(verdict_on(Vec::clear).is_err());
+    }
 
     #[test]
     fn patterns_differ_by_connection_and_round() {
