@@ -700,7 +700,7 @@ impl UringEngine {
             }
             Some(Kind::Wake) => {
                 // Cleared before the caller looks at what others left for it: who comes later writes again.
-                self.wake.announced.store(false, Ordering::SeqCst);
+                self.wake.announced.swap(false, Ordering::AcqRel);
                 self.post_wake();
                 out.push(Completion::Woken);
             }
