@@ -1,1 +1,53 @@
-fn main() {}
+//! The program `tidegate`: servers on the Tidegate framework, and what it takes to run them.
+//!
+//! Exit status: 0 after a drained run, 1 when the machine refuses something (an address, descriptors, memory), 2 for
+//! arguments that make no sense, 128 + its number when a second signal ends the program.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod descriptors;
+mod logging;
+mod serve;
+mod signals;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command};
+
+/// Why the program ends otherwise than well. The text is for a person: what failed, with its numbers, and what to do.
+#[derive(Debug)]
+enum Failure {
+    /// The arguments contradict each other: exit status 2.
+    Usage(String),
+    /// The machine refuses: exit status 1.
+    Refused(String),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help and version go to stdout with status 0, everything else to stderr with status 2.
+        Err(error) if error.use_stderr() => {
+            logging::say_on_stderr(error.render().to_string());
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
+    let outcome = match arguments.command {
+        Command::Serve(options) => serve::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(text)) => {
+            logging::say_on_stderr(format!("tidegate: {text}\n\nFor more information, try '--help'.\n"));
+            ExitCode::from(2)
+        }
+        Err(Failure::Refused(text)) => {
+            logging::say_on_stderr(format!("tidegate: {text}\n"));
+            ExitCode::from(1)
+        }
+    }
+}

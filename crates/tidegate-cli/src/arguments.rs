@@ -1,0 +1,173 @@
+//! What the program is told on the command line.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidegate::EngineChoice;
+
+use crate::size::Size;
+
+/// The most I/O threads that can be asked for: more than any machine has use for, so a typing error is caught.
+const THREADS_MAX: usize = 1024;
+
+/// TCP servers whose limits are promises.
+#[derive(Parser, Debug)]
+#[command(name = "tidegate", version, about, long_about = None)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Serve one of the small services until SIGTERM or SIGINT
+    Serve(ServeOptions),
+}
+
+/// How to serve.
+#[derive(Args, Debug)]
+#[command(after_help = SERVE_NOTES)]
+pub(crate) struct ServeOptions {
+    /// What each connection gets
+    #[arg(value_enum)]
+    pub service: Service,
+
+    /// Address and port to listen on, such as 127.0.0.1:7007 or [::1]:7007; port 0 lets the system choose one. May be
+    /// given several times
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7007", value_parser = parse_address)]
+    pub listen: Vec<SocketAddr>,
+
+    /// I/O threads [default: as many as there are processors]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<NonZeroUsize>,
+
+    /// The engine that does the I/O; auto takes the best that this system allows
+    #[arg(long, value_enum, default_value = "auto")]
+    pub engine: Engine,
+
+    /// Connections at once, over all listeners; those beyond wait in the system's backlog until one closes [default:
+    /// 10000, or the hard limit of descriptors (ulimit -Hn) less 64 if that is smaller]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<NonZeroU32>,
+
+    /// Memory that the server may use at worst: a number of bytes, or of units of 1,024 bytes (K), 1,024 K (M), 1,024 M
+    /// (G), such as 128M. What connections and receive buffers leave of it is for what waits to be sent [default: 64M
+    /// for that, besides the rest]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+
+    /// How to write the log, which goes to stderr; RUST_LOG chooses what is written [default level: info]
+    #[arg(long, value_enum, default_value = "text")]
+    pub log: LogFormat,
+}
+
+const SERVE_NOTES: &str = "\
+The first lines on stdout name the addresses, one a line: listening echo tcp 127.0.0.1:7007
+
+SIGTERM and SIGINT drain the server: what waits to be accepted is accepted, what is queued is sent, idle connections
+are closed, and what is still busy after 10s is reset; then it exits with status 0. A second signal ends it at once,
+with 128 plus its number. Status 1: the system refuses an address, descriptors or memory. Status 2: bad arguments.
+
+Example: serve 12,000 connections within 96 MiB on every IPv4 address of the machine
+  tidegate serve echo --listen 0.0.0.0:7007 --max-connections 12000 --memory 96M";
+
+/// What a connection gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Service {
+    /// What comes in goes out
+    Echo,
+    /// What comes in is thrown away
+    Discard,
+    /// Numbered lines of 64 bytes, for as long as the peer reads
+    Chargen,
+}
+
+impl Service {
+    /// Its name on the command line and in the `listening` lines.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Discard => "discard",
+            Self::Chargen => "chargen",
+        }
+    }
+}
+
+/// The engines by their names on the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Engine {
+    /// The best that this system allows
+    Auto,
+    /// io_uring (Linux 6.1 and later)
+    Uring,
+}
+
+impl From<Engine> for EngineChoice {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Auto => Self::Auto,
+            Engine::Uring => Self::Uring,
+        }
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl ServeOptions {
+    /// The first address that is asked for twice, if there is one. Port 0 is a new port each time.
+    pub(crate) fn repeated_address(&self) -> Option<SocketAddr> {
+        let mut seen = BTreeSet::new();
+        self.listen.iter().copied().find(|address| address.port() != 0 && !seen.insert(*address))
+    }
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it must be an IP address with a port, such as 127.0.0.1:7007 or [::1]:7007".into())
+}
+
+fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads: Option<NonZeroUsize> = text.parse().ok();
+    threads
+        .filter(|threads| threads.get() <= THREADS_MAX)
+        .ok_or_else(|| format!("it must be a number from 1 to {THREADS_MAX}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> ServeOptions {
+        let all = ["tidegate", "serve", "echo"].iter().chain(arguments);
+        let Command::Serve(options) = Arguments::try_parse_from(all).expect("valid arguments").command;
+        options
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_address_is_port_7007_of_the_loopback_and_listen_replaces_it() {
+        assert_eq!(options(&[]).listen, ["127.0.0.1:7007".parse().unwrap()]);
+        assert_eq!(options(&["--listen", "[::1]:1"]).listen, ["[::1]:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn an_address_twice_is_a_contradiction_but_port_0_twice_is_not() {
+        let twice = options(&["--listen", "127.0.0.1:1", "--listen", "[::1]:1", "--listen", "127.0.0.1:1"]);
+        assert_eq!(twice.repeated_address(), Some("127.0.0.1:1".parse().unwrap()));
+        assert_eq!(options(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]).repeated_address(), None);
+    }
+}

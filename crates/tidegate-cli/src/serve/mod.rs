@@ -1,0 +1,133 @@
+//! `tidegate serve`: one of the small services on one or more listeners, until a signal drains it.
+
+mod chargen;
+mod discard;
+mod echo;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tidegate::{Bound, Handler, Limits, Listener, Report, Server, ServerBuilder};
+
+use self::chargen::Chargen;
+use self::discard::Discard;
+use self::echo::Echo;
+use crate::Failure;
+use crate::arguments::{ServeOptions, Service};
+use crate::descriptors;
+use crate::logging::Log;
+use crate::signals;
+use crate::size::Size;
+
+/// Serves until it has drained.
+pub(crate) fn run(options: &ServeOptions) -> Result<(), Failure> {
+    if let Some(address) = options.repeated_address() {
+        return Err(Failure::Usage(format!("--listen {address} is given twice")));
+    }
+    let log = Log::start(options.log).map_err(Failure::Usage)?;
+    let outcome = serve(options);
+    log.finish();
+    outcome
+}
+
+fn serve(options: &ServeOptions) -> Result<(), Failure> {
+    let draining = Arc::new(AtomicBool::new(false));
+    let threads = options.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let limits = limits(options, threads)?;
+    let mut builder = Server::builder().limits(limits).threads(threads).engine(options.engine.into());
+    for &address in &options.listen {
+        builder = listen(builder, options.service, Listener::tcp(address), &draining);
+    }
+    let bound = builder.bind().map_err(|error| Failure::Refused(error.to_string()))?;
+
+    let handle = bound.handle();
+    signals::on_first(move || {
+        draining.store(true, Ordering::Release);
+        handle.drain();
+    })
+    .map_err(|error| Failure::Refused(format!("can't wait for signals: {error}")))?;
+
+    announce(options.service, &bound);
+    let report = bound.run().map_err(|error| Failure::Refused(error.to_string()))?;
+    sum_up(&report);
+    Ok(())
+}
+
+/// The limits that the options and the machine make.
+fn limits(options: &ServeOptions, threads: NonZeroUsize) -> Result<Limits, Failure> {
+    let descriptors = descriptors::raise_limit();
+    let max_connections =
+        descriptors::connections(options.max_connections.map(Into::into), descriptors).map_err(Failure::Refused)?;
+    let limits = Limits { max_connections, ..Limits::default() };
+    match options.memory {
+        None => Ok(limits),
+        Some(Size { bytes }) => limits
+            .fit_memory(bytes, threads.get(), handler_bytes(options.service))
+            .map_err(|error| Failure::Refused(format!("--memory {}: {error}", Size { bytes }))),
+    }
+}
+
+/// Adds a listener of `service`. Services that send of their own accord stop when `draining` is set.
+fn listen(builder: ServerBuilder, service: Service, listener: Listener, draining: &Arc<AtomicBool>) -> ServerBuilder {
+    match service {
+        Service::Echo => builder.listen(listener, |accepted| Echo::new(accepted.peer)),
+        Service::Discard => builder.listen(listener, |accepted| Discard::new(accepted.peer)),
+        Service::Chargen => {
+            let draining = Arc::clone(draining);
+            builder.listen(listener, move |accepted| Chargen::new(accepted.peer, Arc::clone(&draining)))
+        }
+    }
+}
+
+/// What a handler of `service` takes in its table.
+fn handler_bytes(service: Service) -> usize {
+    fn place<H: Handler>() -> usize {
+        size_of::<Option<H>>() + size_of::<u32>()
+    }
+    match service {
+        Service::Echo => place::<Echo>(),
+        Service::Discard => place::<Discard>(),
+        Service::Chargen => place::<Chargen>(),
+    }
+}
+
+/// Says where the server listens: on stdout for programs, in the log with the rest for people.
+fn announce(service: Service, bound: &Bound) {
+    let mut lines = String::new();
+    for address in bound.local_addrs() {
+        let _ = writeln!(lines, "listening {} tcp {address}", service.name());
+    }
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "nobody reads stdout: the addresses are only in the log");
+        tracing::info!(addresses = ?bound.local_addrs(), "listening");
+    }
+    let ceiling = bound.ceiling();
+    let terms: Vec<String> = ceiling.terms().iter().map(|(name, bytes)| format!("{name} {bytes}")).collect();
+    tracing::info!(
+        engine = bound.engine_name(),
+        memory_bytes = ceiling.total(),
+        memory = terms.join(" + "),
+        "serving {}",
+        service.name()
+    );
+}
+
+/// Logs what the server has done.
+fn sum_up(report: &Report) {
+    let closed: Vec<String> = report
+        .closed_by_reason()
+        .filter(|&(_, count)| count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    tracing::info!(
+        connections = report.connections(),
+        received_bytes = report.bytes_received(),
+        sent_bytes = report.bytes_sent(),
+        closed = closed.join(", "),
+        "drained"
+    );
+}
