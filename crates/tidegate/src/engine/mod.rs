@@ -79,6 +79,12 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 
+#[allow(dead_code, unused_imports, reason = "for the simulation harness and the conformance suite")]
+pub(crate) mod sim;
+
+#[cfg(test)]
+mod conformance;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;

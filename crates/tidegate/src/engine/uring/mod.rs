@@ -123,8 +123,6 @@ impl Prepared {
     pub(crate) fn start(self) -> io::Result<UringEngine> {
         let Self { ring, buffers, memory, wake, config } = self;
         ring.submitter().register_enable_rings()?;
-        // Saves a look-up per call; without it everything works the same.
-        let _ = ring.submitter().register_ring_fd();
         let no_iowait = ring.params().is_feature_no_iowait();
         let began = Instant::now();
         let mut engine = UringEngine {
@@ -138,6 +136,8 @@ impl Prepared {
             spilled: VecDeque::new(),
             ready: VecDeque::new(),
             half_closes: Vec::new(),
+            notices: Vec::new(),
+            vacated: Vec::new(),
             in_flight: 0,
             wake_count: Box::new(0),
             spin: Spin::new(config.spin),
@@ -207,6 +207,10 @@ pub(crate) struct UringEngine {
     /// Completions that needed no system call.
     ready: VecDeque<Completion<UringStream>>,
     half_closes: Vec<SocketId>,
+    /// Sockets of which the next poll has something to tell, unless what is wanted of them changes before it.
+    notices: Vec<SocketId>,
+    /// Places whose `Closed` the last poll has reported: free from the next one on, when the caller has seen it.
+    vacated: Vec<u32>,
     /// Operations that the kernel has, and their memory with it.
     in_flight: usize,
     wake: Arc<Wake>,
@@ -302,10 +306,9 @@ impl Engine for UringEngine {
             return Ok(());
         }
         socket.receive.wanted = true;
+        socket.receive.pause_due = false;
         if socket.kept_error != 0 {
-            socket.receive.ended = true;
-            let error = io::Error::from_raw_os_error(mem::take(&mut socket.kept_error));
-            self.ready.push_back(Completion::ReceiveFailed { socket: id, error });
+            self.notices.push(id);
         } else if !socket.receive.armed && !socket.receive.starving {
             self.arm_or_wait(id);
         }
@@ -318,11 +321,15 @@ impl Engine for UringEngine {
             return Ok(());
         }
         socket.receive.wanted = false;
-        if socket.receive.starving {
-            self.leave_line(id);
-            self.ready.push_back(Completion::ReceivePaused { socket: id });
-        } else {
+        if socket.receive.armed {
             self.cancel_receive(id);
+        } else {
+            socket.receive.pause_due = true;
+            let starving = socket.receive.starving;
+            self.notices.push(id);
+            if starving {
+                self.leave_line(id);
+            }
         }
         Ok(())
     }
@@ -337,10 +344,9 @@ impl Engine for UringEngine {
             return Ok(());
         }
         socket.receive.wanted = true;
+        socket.receive.pause_due = false;
         if socket.kept_error != 0 {
-            socket.receive.ended = true;
-            let error = io::Error::from_raw_os_error(mem::take(&mut socket.kept_error));
-            self.ready.push_back(Completion::ReceiveFailed { socket: id, error });
+            self.notices.push(id);
         } else if socket.receive.armed {
             self.cancel_receive(id);
         } else {
@@ -413,6 +419,10 @@ impl Engine for UringEngine {
 
     fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Completion<UringStream>>) -> io::Result<()> {
         let reported = completions.len();
+        for index in self.vacated.drain(..) {
+            self.places.give(index);
+        }
+        self.give_notice();
         self.half_close_now();
         self.listeners.finish_closes(&mut self.ready);
         self.arena.collect_returned();
@@ -569,6 +579,26 @@ impl UringEngine {
         }
     }
 
+    /// Tells what needs no system call, as far as it still holds: a pause or an error that was asked for before may have been called
+    /// off or taken over by a close.
+    fn give_notice(&mut self) {
+        for id in mem::take(&mut self.notices) {
+            let Ok(socket) = socket_mut(&mut self.sockets, id) else { continue };
+            if socket.ending != Ending::Open {
+                if socket.ending == Ending::NothingToClose {
+                    self.release(id);
+                    self.ready.push_back(Completion::Closed { socket: id });
+                }
+            } else if socket.receive.wanted && socket.kept_error != 0 {
+                socket.receive.ended = true;
+                let error = io::Error::from_raw_os_error(mem::take(&mut socket.kept_error));
+                self.ready.push_back(Completion::ReceiveFailed { socket: id, error });
+            } else if mem::take(&mut socket.receive.pause_due) {
+                self.ready.push_back(Completion::ReceivePaused { socket: id });
+            }
+        }
+    }
+
     /// Closes a socket that is to be closed as soon as nothing of it is in flight.
     fn close_if_quiet(&mut self, index: u32) {
         let socket = &mut self.sockets[index];
@@ -589,8 +619,8 @@ impl UringEngine {
                 self.begin(entry.user_data(Kind::Close.user_data(index, id.generation)));
             }
             None => {
-                self.release(id);
-                self.ready.push_back(Completion::Closed { socket: id });
+                socket.ending = Ending::NothingToClose;
+                self.notices.push(id);
             }
         }
     }
@@ -599,7 +629,7 @@ impl UringEngine {
         let socket = &mut self.sockets[id.index];
         debug_assert!(!socket.has_operations());
         *socket = Socket { generation: socket.generation, ..Socket::default() };
-        self.places.give(id.index);
+        self.vacated.push(id.index);
     }
 
     fn count(&self, change: impl FnOnce(&mut EngineCounters)) {
@@ -611,12 +641,10 @@ impl UringEngine {
     #[cfg(test)]
     fn free_early_if_planted(&mut self, id: SocketId) {
         if self.plant == Some(Plant::FreeOnCancel)
-            && let Operation::Send(operation) = mem::take(&mut self.sockets[id.index].operation)
+            && let Operation::Send(operation) = &mut self.sockets[id.index].operation
         {
-            let gather = self.sends.end(operation);
-            self.in_flight -= 1;
-            let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
-            self.ready.push_back(Completion::Sent { socket: id, gather, result });
+            // The memory and nothing else: the bookkeeping stays right, as it would in a build with this bug.
+            operation.gather.clear(drop);
         }
     }
 }
@@ -672,7 +700,7 @@ impl UringEngine {
             }
             Some(Kind::Wake) => {
                 // Cleared before the caller looks at what others left for it: who comes later writes again.
-                self.wake.announced.store(false, Ordering::SeqCst);
+                self.wake.announced.swap(false, Ordering::AcqRel);
                 self.post_wake();
                 out.push(Completion::Woken);
             }

@@ -39,6 +39,8 @@ pub(super) struct Receive {
     pub canceling: bool,
     /// Waits in line for a buffer.
     pub starving: bool,
+    /// Paused without an operation to cancel: to be told, unless it is called off before.
+    pub pause_due: bool,
     /// The end or an error was reported: there is nothing more to ask for.
     pub ended: bool,
 }
@@ -53,6 +55,8 @@ pub(super) enum Ending {
     Cancelling(CloseMode),
     /// The close itself is with the kernel.
     Closing,
+    /// There never was a descriptor: only to be told.
+    NothingToClose,
 }
 
 /// The one operation besides the receive.

@@ -1,0 +1,90 @@
+//! What a person reads: one table per scenario, and the machine.
+
+use crate::machine::Facts;
+use crate::scenario::Scenario;
+
+use super::ScenarioResult;
+use super::summary::Spread;
+
+/// Prints the results of one scenario as a Markdown table.
+pub fn print_table(scenario: &Scenario, result: &ScenarioResult) {
+    let first = result.servers.first().map_or("", |server| &server.name);
+    println!("\n### ({}) {}\n", scenario.name, scenario.title);
+    println!(
+        "| server | slices kept | k req/s (p10-p90) | k req per server CPU-s (p10-p90) \
+         | ratio to {first} (p10-p90) | ratio to bare (p10-p90) | server/client busy \
+         | p50/p99 us |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    for server in &result.servers {
+        println!(
+            "| {} | {} | {} | {} | {} | {} | {}/{} | {:.0}/{:.0} |",
+            server.name,
+            server.slices_kept,
+            number(server.k_per_second, 1),
+            number(server.k_per_cpu_second, 1),
+            number(server.ratio_to(first), 3),
+            number(server.ratio_to("bare"), 3),
+            percent(server.server_busy),
+            percent(server.client_busy),
+            server.p50_us,
+            server.p99_us,
+        );
+    }
+    println!(
+        "\n{} slices dropped for waiting, {} rounds begun without a quiet machine\n",
+        result.slices_dropped, result.rounds_not_quiet
+    );
+}
+
+/// Prints what the figures were measured on.
+pub fn print_facts(facts: &Facts) {
+    println!(
+        "machine: Linux {}, {} x {}, congestion control {}, {} descriptors per process, {}",
+        facts.kernel,
+        facts.cpus,
+        facts.processor,
+        facts.congestion_control,
+        facts.descriptor_limit,
+        if facts.private_network {
+            "a network of its own"
+        } else {
+            "the machine's network"
+        }
+    );
+}
+
+fn number(spread: Option<Spread>, digits: usize) -> String {
+    spread.map_or_else(
+        || "-".to_owned(),
+        |Spread { median, p10, p90 }| format!("{median:.digits$} ({p10:.digits$}-{p90:.digits$})"),
+    )
+}
+
+fn percent(spread: Option<Spread>) -> String {
+    spread.map_or_else(
+        || "-".to_owned(),
+        |spread| format!("{:.0} %", spread.median * 100.0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_figure_is_a_dash() {
+        assert_eq!(number(None, 1), "-");
+        assert_eq!(percent(None), "-");
+    }
+
+    #[test]
+    fn a_spread_is_printed_with_its_digits() {
+        let spread = Spread {
+            median: 1.2345,
+            p10: 1.0,
+            p90: 2.0,
+        };
+        assert_eq!(number(Some(spread), 2), "1.23 (1.00-2.00)");
+    }
+}
