@@ -17,6 +17,7 @@ fn every_size_comes_back_byte_for_byte_on_one_connection() {
     for (seed, size) in SIZES.into_iter().enumerate() {
         assert_echoed(&stream, &pattern(seed as u64, size));
     }
+    drop(stream);
     server.drained();
 }
 
@@ -62,6 +63,7 @@ fn single_bytes_come_back_in_order() {
         stream.write_all(&[*byte]).expect("it is taken");
     }
     assert_receives(&stream, &bytes);
+    drop(stream);
     server.drained();
 }
 
@@ -76,6 +78,7 @@ fn connections_that_say_nothing_stay_and_disturb_nobody() {
     for (number, stream) in silent.iter().enumerate() {
         assert_receives(stream, &[number as u8]);
     }
+    drop(silent);
     server.drained();
 }
 
@@ -88,6 +91,7 @@ fn several_listeners_serve_at_once_and_are_announced_in_order() {
     for (number, stream) in streams.iter().enumerate() {
         assert_echoed(stream, &pattern(number as u64, 100_000));
     }
+    drop(streams);
     server.drained();
 }
 

@@ -23,6 +23,7 @@ fn a_reset_in_mid_stream_leaves_the_server_serving_others() {
         reset(stream);
         assert_echoed(&other, &pattern(seed, 10_000));
     }
+    drop(other);
     let ended = server.drained();
     assert!(ended.stderr.contains("reset 20"), "{}", ended.stderr);
 }
@@ -57,6 +58,7 @@ fn clients_that_never_read_disturb_nobody_and_cost_bounded_memory() {
 
     deaf.into_iter().for_each(reset);
     assert_echoed(&other, &pattern(3, 10_000));
+    drop(other);
     server.drained();
 }
 
@@ -69,5 +71,6 @@ fn a_client_that_reads_late_gets_everything() {
     let chunk = pattern(99, 64 << 10);
     let expected: Vec<u8> = chunk.iter().copied().cycle().take(sent).collect();
     common::assert_receives(&stream, &expected);
+    drop(stream);
     server.drained();
 }
