@@ -36,18 +36,17 @@ fn what_was_sent_before_sigterm_is_answered() {
     let streams: Vec<_> = (0..16).map(|_| server.connect()).collect();
     let all_sent = Barrier::new(streams.len() + 1);
     std::thread::scope(|scope| {
-        for (seed, stream) in streams.iter().enumerate() {
+        for (seed, stream) in streams.into_iter().enumerate() {
             let bytes = pattern(seed as u64, 1 << 20);
             let all_sent = &all_sent;
             scope.spawn(move || {
                 std::thread::scope(|scope| {
-                    let bytes = &bytes;
-                    scope.spawn(move || {
-                        (&mut &*stream).write_all(bytes).expect("everything is taken");
+                    scope.spawn(|| {
+                        (&mut &stream).write_all(&bytes).expect("everything is taken");
                         all_sent.wait();
                     });
-                    assert_receives(stream, bytes);
-                    assert_end(stream);
+                    assert_receives(&stream, &bytes);
+                    assert_end(&stream);
                 });
             });
         }
@@ -135,6 +134,7 @@ fn sigint_drains_like_sigterm() {
     common::assert_echoed(&stream, b"once");
     server.signal(Signal::INT);
     assert_end(&stream);
+    drop(stream);
     let ended = server.ended();
     assert_status(&ended, 0);
     assert!(ended.stderr.contains("SIGINT"), "{}", ended.stderr);
