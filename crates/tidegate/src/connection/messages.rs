@@ -119,6 +119,14 @@ impl Messages {
         self.in_use += 1;
     }
 
+    /// The length of the first message of a list; 0 if there is none.
+    pub(super) fn first_len(&self, list: &List) -> usize {
+        match self.nodes.get(list.first as usize) {
+            Some(Node { piece: Some(piece), .. }) if list.count > 0 => piece.payload.len(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn pop(&mut self, list: &mut List) -> Option<Piece> {
         if list.count == 0 {
             return None;
