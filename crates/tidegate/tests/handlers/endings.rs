@@ -122,3 +122,40 @@ fn connections_that_are_idle_when_the_server_drains_end_in_order_as_drained() {
     drop(stream);
     assert_eq!(server.ended().closed(&CloseReason::Drained), 1);
 }
+
+#[test]
+fn a_close_after_a_half_close_waits_for_the_peer_only_as_long_as_any_other() {
+    let limits = Limits { linger_timeout: Duration::from_millis(100), ..Limits::default() };
+    let (server, events) = Running::scripted(limits, |connection, event| {
+        if let Event::Connected(_) = event {
+            connection.shutdown();
+        }
+    });
+    let stream = server.connect();
+    let handle = events.connected();
+    assert_eq!(read_to_end(&stream), b"", "the half-close is done");
+    let begun = Instant::now();
+    handle.close();
+    assert_eq!(events.closed(), CloseReason::ClosedByHandle);
+    assert!(begun.elapsed() < Duration::from_secs(4), "it took {:?}", begun.elapsed());
+    drop(stream);
+    server.drained();
+}
+
+#[test]
+fn a_drain_right_after_both_sides_have_finished_waits_for_nothing() {
+    // The end of the peer and the drain may be seen in one turn of the loop, in which the handler is not told of the end.
+    for _ in 0..50 {
+        let (server, _events) = Running::scripted(Limits::default(), |connection, event| {
+            if let Event::Connected(_) = event {
+                connection.shutdown();
+            }
+        });
+        let stream = server.connect();
+        assert_eq!(read_to_end(&stream), b"");
+        drop(stream);
+        let begun = Instant::now();
+        server.drained();
+        assert!(begun.elapsed() < Duration::from_secs(4), "it took {:?}", begun.elapsed());
+    }
+}
