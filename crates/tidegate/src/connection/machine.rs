@@ -274,6 +274,13 @@ impl Machine {
             self.deadline = now + pools.flow.close_timeout;
             self.marks.shutdown_wanted = true;
             self.empty_inbox(pools);
+            if self.marks.shutdown_done {
+                // The handler had half-closed before: no end of a half-close will come any more to begin lingering, and the
+                // peer may have finished without the handler having been told.
+                self.life = Life::Lingering;
+                self.deadline = now + pools.flow.linger_timeout;
+                self.end_if_both_finished(pools);
+            }
         }
     }
 

@@ -553,7 +553,7 @@ impl<E: Engine> IoThread<E> {
     /// Does what a new phase of the server asks for, once.
     fn follow_phase(&mut self) {
         let phase = self.shared.phase();
-        if phase != self.phase {
+        if phase > self.phase {
             self.enter_phase(phase);
         }
     }

@@ -1,0 +1,8 @@
+//! Handlers on a real server with real sockets: what they may do, and what happens when they do it badly.
+
+mod endings;
+mod harness;
+mod messages;
+mod panics;
+mod sending;
+mod timers;
