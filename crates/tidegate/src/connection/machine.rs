@@ -571,7 +571,7 @@ impl Machine {
         if !self.may_read() || !self.has_room(pools) {
             return None;
         }
-        let credit_bytes = pools.flow.reply_bytes + MESSAGE_OVERHEAD_BYTES;
+        let credit_bytes = pools.reply_charge_bytes();
         if self.charge(credit_bytes, pools).is_err() {
             self.marks.waits_for_memory = true;
             return None;

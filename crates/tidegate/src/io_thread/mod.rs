@@ -641,11 +641,10 @@ impl<E: Engine> IoThread<E> {
 
     /// Lets connections that wait for send memory try again, first come first served.
     fn retry_memory(&mut self) {
-        let wanted = self.pools.flow.reply_bytes + crate::connection::MESSAGE_OVERHEAD_BYTES;
         for _ in 0..MEMORY_TURNS {
             let Some(&key) = self.memory_line.front() else { return };
             let current = self.is_current(key);
-            if current && !self.pools.lease.can_charge(wanted) {
+            if current && !self.pools.can_charge_reply() {
                 return;
             }
             self.memory_line.pop_front();
