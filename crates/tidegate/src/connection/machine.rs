@@ -55,12 +55,12 @@ pub enum Refusal {
         /// What there is in all.
         total_bytes: usize,
     },
-    /// The message is larger than the queue: it can never be taken.
-    #[error("a message of {bytes} bytes never fits into a send queue of {limit_bytes} bytes")]
+    /// The message is larger than the queue, or than all send memory that the connection could get: it can never be taken.
+    #[error("a message that takes {bytes} bytes never fits: the most is {limit_bytes}")]
     TooLarge {
         /// What the message would take.
         bytes: usize,
-        /// The most the queue may hold.
+        /// The most the queue may hold, or the most send memory there is for a connection.
         limit_bytes: usize,
     },
     /// The connection is being closed, or has finished sending.
@@ -219,9 +219,11 @@ impl Machine {
         let held_bytes = payload.held_bytes();
         let charge_bytes = payload.charge_bytes() + MESSAGE_OVERHEAD_BYTES;
         let limit_bytes = pools.flow.queue_bytes;
-        if held_bytes > limit_bytes || charge_bytes > pools.lease.total() + pools.flow.floor_bytes {
-            let why = Refusal::TooLarge { bytes: held_bytes.max(charge_bytes), limit_bytes };
-            return Err(Refused { payload, why });
+        let memory_bytes = pools.lease.total() + pools.flow.floor_bytes;
+        for (bytes, limit_bytes) in [(held_bytes, limit_bytes), (charge_bytes, memory_bytes)] {
+            if bytes > limit_bytes {
+                return Err(Refused { payload, why: Refusal::TooLarge { bytes, limit_bytes } });
+            }
         }
         if self.queue_bytes + held_bytes > limit_bytes || self.queue.count >= pools.flow.queue_messages {
             self.marks.owes_writable = true;

@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// "A message of 5,192 bytes never fits into a send queue of 16,384 bytes."
+#[test]
+fn a_message_too_large_for_send_memory_is_refused_with_that_limit() {
+    let mut bench = Bench::new(8, 500, small_flow());
+    let why = bench.send(vec![1; 5_000]).expect_err("larger than all memory").why;
+    assert_eq!(why, Refusal::TooLarge { bytes: 5_192, limit_bytes: 4_788 });
+}
+
 /// A reserve smaller than a reply, which is allowed with a floor that holds one, never had enough, and whoever stood in
 /// line stood there for ever.
 #[test]
