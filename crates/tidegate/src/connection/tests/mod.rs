@@ -1,6 +1,7 @@
 //! Tests of the connection state machine: named cases, bugs that once happened, and a model that plays handler and
 //! engine against it.
 
+mod named;
 mod past_bugs;
 
 use std::io;
