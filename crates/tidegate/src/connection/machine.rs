@@ -141,6 +141,8 @@ pub(crate) struct Machine {
     inbox: List,
     /// What is charged to send memory for this connection, the floor included.
     charged_bytes: usize,
+    /// While an `on_writable` is owed: the smallest message that was refused because the queue was full, in bytes.
+    wanted_bytes: usize,
     /// What the system has not taken of the last send; goes out first.
     unsent: Option<Box<Gather>>,
     /// When the peer last took something, or, if nothing waited then, when something began to wait.
@@ -191,6 +193,7 @@ impl Machine {
             queue_bytes: 0,
             inbox: List::default(),
             charged_bytes: 0,
+            wanted_bytes: 0,
             unsent: None,
             progressed: now,
             deadline: Time::MAX,
@@ -226,7 +229,7 @@ impl Machine {
             }
         }
         if self.queue_bytes + held_bytes > limit_bytes || self.queue.count >= pools.flow.queue_messages {
-            self.marks.owes_writable = true;
+            self.owe_writable(held_bytes);
             let why = Refusal::Full {
                 queued_bytes: self.queue_bytes,
                 limit_bytes,
@@ -237,7 +240,7 @@ impl Machine {
         }
         let from_credit = charge_bytes.min(*credit_bytes);
         if let Err(why) = self.charge(charge_bytes - from_credit, pools) {
-            self.marks.owes_writable = true;
+            self.owe_writable(0);
             self.marks.waits_for_memory = true;
             return Err(Refused { payload, why });
         }
@@ -249,7 +252,7 @@ impl Machine {
         pools.messages.push(&mut self.queue, Piece { payload, charge_bytes, held_bytes });
         if self.queue_bytes > pools.flow.high_mark_bytes || self.queue.count > pools.flow.high_mark_messages() {
             self.marks.over_mark = true;
-            self.marks.owes_writable = true;
+            self.owe_writable(0);
         }
         Ok(self.sent_mark())
     }
@@ -485,7 +488,12 @@ impl Machine {
             self.end_if_both_finished(pools);
             return Some(Step::PeerShutdown);
         }
-        if self.marks.owes_writable && !self.marks.over_mark && !self.marks.waits_for_memory && self.has_room(pools) {
+        let wanted_bytes = self.wanted_bytes.max(pools.flow.reply_bytes);
+        if self.marks.owes_writable
+            && !self.marks.over_mark
+            && !self.marks.waits_for_memory
+            && self.has_room(wanted_bytes, pools)
+        {
             self.marks.owes_writable = false;
             if !self.marks.shutdown_wanted {
                 return Some(Step::Writable);
@@ -562,15 +570,21 @@ impl Machine {
         !self.marks.paused_by_handler && !self.marks.over_mark && !self.marks.waits_for_memory
     }
 
-    /// Whether a reply of one arena buffer fits into the queue.
-    fn has_room(&self, pools: &Pools) -> bool {
-        self.queue_bytes + pools.flow.reply_bytes <= pools.flow.queue_bytes
-            && self.queue.count < pools.flow.queue_messages
+    /// The handler is to be told when there is room: for `wanted_bytes` in the queue, and for a reply.
+    fn owe_writable(&mut self, wanted_bytes: usize) {
+        // Without this it would be told while the message still doesn't fit, try again, and be told again, for ever.
+        self.wanted_bytes = if self.marks.owes_writable { self.wanted_bytes.min(wanted_bytes) } else { wanted_bytes };
+        self.marks.owes_writable = true;
+    }
+
+    /// Whether another message of `bytes` bytes fits into the queue.
+    fn has_room(&self, bytes: usize, pools: &Pools) -> bool {
+        self.queue_bytes + bytes <= pools.flow.queue_bytes && self.queue.count < pools.flow.queue_messages
     }
 
     /// Charges a reply ahead, if the handler may be given data now.
     fn begin_delivery(&mut self, pools: &mut Pools) -> Option<usize> {
-        if !self.may_read() || !self.has_room(pools) {
+        if !self.may_read() || !self.has_room(pools.flow.reply_bytes, pools) {
             return None;
         }
         let credit_bytes = pools.reply_charge_bytes();

@@ -2,6 +2,25 @@
 
 use super::*;
 
+/// A handler that sends again in `on_writable` what was refused kept the loop busy for ever: there was room for a reply,
+/// so it was called, and refused, and called again, before anything was sent.
+#[test]
+fn on_writable_waits_until_the_refused_message_fits() {
+    let mut bench = Bench::roomy();
+    bench.send(vec![1; 3_000]).expect("taken");
+    let big = || vec![2; 14_000];
+    assert!(matches!(bench.send(big()), Err(Refused { why: Refusal::Full { .. }, .. })));
+    let gather = bench.gather();
+    assert!(matches!(bench.step(), Some(Step::Writable)));
+    assert!(matches!(bench.send(big()), Ok(Sent::OverMark)));
+    assert!(matches!(bench.send(big()), Err(Refused { why: Refusal::Full { .. }, .. })));
+    assert_eq!(bench.steps(), ["Receive", "PauseReceive"][..0]);
+    bench.sent_all(gather);
+    let gather = bench.gather();
+    assert_eq!(bench.steps(), ["Writable", "Receive"]);
+    bench.sent_all(gather);
+}
+
 /// "A message of 5,192 bytes never fits into a send queue of 16,384 bytes."
 #[test]
 fn a_message_too_large_for_send_memory_is_refused_with_that_limit() {
