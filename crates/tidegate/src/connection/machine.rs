@@ -433,6 +433,8 @@ impl Machine {
 impl Machine {
     /// The next thing to do, recorded as done; `None` when there is nothing until something happens.
     pub(crate) fn next_step(&mut self, owner: u32, pools: &mut Pools) -> Option<Step> {
+        // Only now, and not when the peer's end was handed out: the handler was to be called for it first.
+        self.end_if_both_finished(pools);
         match self.life {
             Life::Closed => return None,
             Life::Closing(mode) => {
@@ -484,8 +486,6 @@ impl Machine {
             && !self.marks.paused_by_handler
         {
             self.marks.peer_finish_told = true;
-            // The write side may be shut already; then this was the last thing to wait for.
-            self.end_if_both_finished(pools);
             return Some(Step::PeerShutdown);
         }
         let wanted_bytes = self.wanted_bytes.max(pools.flow.reply_bytes);

@@ -1,6 +1,7 @@
 //! What once went wrong, each under the name of what must hold instead.
 
 use super::*;
+use crate::engine::CloseMode;
 
 /// A handler that sends again in `on_writable` what was refused kept the loop busy for ever: there was room for a reply,
 /// so it was called, and refused, and called again, before anything was sent.
@@ -19,6 +20,20 @@ fn on_writable_waits_until_the_refused_message_fits() {
     let gather = bench.gather();
     assert_eq!(bench.steps(), ["Writable", "Receive"]);
     bench.sent_all(gather);
+}
+
+/// The connection had ended when the step said so, and `on_peer_shutdown` was never called.
+#[test]
+fn the_peers_end_is_told_also_when_we_finished_first() {
+    let mut bench = Bench::roomy();
+    bench.machine.shutdown();
+    assert_eq!(bench.steps(), ["ShutdownWrite", "Receive"]);
+    bench.write_shut();
+    bench.peer_finished();
+    assert!(matches!(bench.step(), Some(Step::PeerShutdown)));
+    assert!(bench.machine.is_open(), "the handler is served while it is called");
+    assert!(matches!(bench.step(), Some(Step::Close(CloseMode::Orderly))));
+    assert_eq!(bench.released(), CloseReason::Finished);
 }
 
 /// "A message of 5,192 bytes never fits into a send queue of 16,384 bytes."
