@@ -266,10 +266,15 @@ impl Machine {
     pub(crate) fn close(&mut self, reason: CloseReason, now: Time, pools: &mut Pools) {
         if self.life == Life::Open {
             self.reason.get_or_insert(reason);
-            self.life = Life::Draining;
-            self.deadline = now + pools.flow.close_timeout;
             self.marks.shutdown_wanted = true;
             self.empty_inbox(pools);
+            if self.marks.shutdown_done {
+                // The handler had finished before: there is nothing left to drain.
+                self.linger(now, pools);
+            } else {
+                self.life = Life::Draining;
+                self.deadline = now + pools.flow.close_timeout;
+            }
         }
     }
 
@@ -381,8 +386,7 @@ impl Machine {
             Ok(()) => {
                 self.marks.shutdown_done = true;
                 if self.life == Life::Draining {
-                    self.life = Life::Lingering;
-                    self.deadline = now + pools.flow.linger_timeout;
+                    self.linger(now, pools);
                 }
                 self.end_if_both_finished(pools);
             }
@@ -627,6 +631,11 @@ impl Machine {
         if common > 0 {
             pools.lease.refund(common);
         }
+    }
+
+    fn linger(&mut self, now: Time, pools: &Pools) {
+        self.life = Life::Lingering;
+        self.deadline = now + pools.flow.linger_timeout;
     }
 
     fn end_if_both_finished(&mut self, pools: &mut Pools) {

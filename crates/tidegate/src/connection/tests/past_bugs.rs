@@ -36,6 +36,36 @@ fn the_peers_end_is_told_also_when_we_finished_first() {
     assert_eq!(bench.released(), CloseReason::Finished);
 }
 
+/// It waited for the half-close that had long been done, and was then reset, with the reason `CloseTimeout`.
+#[test]
+fn a_close_after_a_half_close_lingers() {
+    let mut bench = Bench::roomy();
+    bench.machine.shutdown();
+    assert_eq!(bench.steps(), ["ShutdownWrite", "Receive"]);
+    bench.write_shut();
+    bench.close();
+    assert_eq!(bench.machine.deadline(), Time::ZERO + Duration::from_secs(5));
+    assert_eq!(bench.steps(), ["Discard"]);
+    bench.wait(Duration::from_secs(5));
+    assert!(matches!(bench.step(), Some(Step::Close(CloseMode::Orderly))));
+    assert_eq!(bench.released(), CloseReason::ClosedByHandler);
+}
+
+/// The same, when the peer had finished as well and only the handler didn't know yet, because it had paused.
+#[test]
+fn a_close_after_both_have_finished_ends_at_once() {
+    let mut bench = Bench::roomy();
+    bench.machine.shutdown();
+    assert_eq!(bench.steps(), ["ShutdownWrite", "Receive"]);
+    bench.machine.pause_read();
+    bench.write_shut();
+    bench.peer_finished();
+    assert_eq!(bench.steps(), [""; 0]);
+    bench.close();
+    assert!(matches!(bench.step(), Some(Step::Close(CloseMode::Orderly))));
+    assert_eq!(bench.released(), CloseReason::ClosedByHandler);
+}
+
 /// "A message of 5,192 bytes never fits into a send queue of 16,384 bytes."
 #[test]
 fn a_message_too_large_for_send_memory_is_refused_with_that_limit() {
