@@ -372,6 +372,10 @@ impl Machine {
             gather.clear(|piece| refund += piece.charge_bytes);
         }
         self.refund(refund, pools);
+        if self.charged_bytes + pools.reply_charge_bytes() <= pools.flow.floor_bytes {
+            // What was sent has made room in the connection's own floor: no need to stand in line.
+            self.marks.waits_for_memory = false;
+        }
         if gather.is_empty() {
             pools.recycle(gather);
         } else {

@@ -66,6 +66,23 @@ fn a_close_after_both_have_finished_ends_at_once() {
     assert_eq!(bench.released(), CloseReason::ClosedByHandler);
 }
 
+/// It stood in line for common memory, although what it had sent had freed its own floor.
+#[test]
+fn a_connection_lives_on_its_floor_when_common_memory_is_used_up() {
+    let mut bench = Bench::roomy();
+    assert_eq!(bench.steps(), ["Receive"]);
+    let used = use_up(&bench.pools.lease);
+    bench.send("a reply").expect("paid by the floor");
+    let gather = bench.gather();
+    assert!(bench.received(b"a question").is_none());
+    assert_eq!(bench.steps(), ["PauseReceive"]);
+    assert!(bench.machine.waits_for_memory());
+    bench.sent_all(gather);
+    assert!(!bench.machine.waits_for_memory());
+    assert_eq!(bench.steps(), ["Deliver", "Receive"]);
+    bench.pools.lease.refund(used);
+}
+
 /// "A message of 5,192 bytes never fits into a send queue of 16,384 bytes."
 #[test]
 fn a_message_too_large_for_send_memory_is_refused_with_that_limit() {
