@@ -306,17 +306,19 @@ impl Machine {
         if self.inbox.is_empty()
             && let Some(credit_bytes) = self.begin_delivery(pools)
         {
-            return Some(Delivery { buffer: fair_share(buffer, owner, pools), credit_bytes });
+            return Some(Delivery { buffer: fair_share(buffer, owner, 0, pools), credit_bytes });
         }
-        let buffer = fair_share(buffer, owner, pools);
-        let charge_bytes = match self.charge(MESSAGE_OVERHEAD_BYTES, pools) {
-            Ok(()) => MESSAGE_OVERHEAD_BYTES,
-            Err(_) => {
-                // Kept all the same: it is here, and there are only as many as the system delivers in one batch.
-                pools.pressed = true;
-                0
-            }
-        };
+        // What waits here must leave room for a reply, or nothing that waits could ever be delivered. Nor may it go to
+        // the floor, which is for replies.
+        let reply_bytes = pools.reply_charge_bytes();
+        let buffer = fair_share(buffer, owner, reply_bytes, pools);
+        let mut charge_bytes = MESSAGE_OVERHEAD_BYTES;
+        if !pools.lease.can_charge(charge_bytes + reply_bytes) || pools.lease.charge(charge_bytes).is_err() {
+            // Kept all the same: it is here, and since there is no memory for copies either, there can be about as many
+            // such as the arena has buffers.
+            charge_bytes = 0;
+            pools.pressed |= !pools.arena_has_reserve();
+        }
         let held_bytes = buffer.len();
         pools.messages.push(&mut self.inbox, Piece { payload: buffer.into(), charge_bytes, held_bytes });
         None
@@ -483,9 +485,9 @@ impl Machine {
             && let Some(credit_bytes) = self.begin_delivery(pools)
             && let Some(piece) = pools.messages.pop(&mut self.inbox)
         {
-            self.refund(piece.charge_bytes, pools);
+            pools.lease.refund(piece.charge_bytes);
             if let Some(buffer) = piece.payload.into_received() {
-                return Some(Step::Deliver(Delivery { buffer: fair_share(buffer, owner, pools), credit_bytes }));
+                return Some(Step::Deliver(Delivery { buffer: fair_share(buffer, owner, 0, pools), credit_bytes }));
             }
         }
         if self.inbox.is_empty()
@@ -670,17 +672,16 @@ impl Machine {
     }
 
     fn empty_inbox(&mut self, pools: &mut Pools) {
-        let mut refund = 0;
         while let Some(piece) = pools.messages.pop(&mut self.inbox) {
-            refund += piece.charge_bytes;
+            pools.lease.refund(piece.charge_bytes);
         }
-        self.refund(refund, pools);
     }
 }
 
 /// Turns an arena buffer into a charged copy when its connection holds more than its share or the arena runs low, so that
-/// neither stopped readers nor hoarding handlers keep others from receiving.
-fn fair_share(buffer: Buffer, owner: u32, pools: &mut Pools) -> Buffer {
+/// neither stopped readers nor hoarding handlers keep others from receiving. A copy is made only where `spared_bytes` of
+/// send memory are left.
+fn fair_share(buffer: Buffer, owner: u32, spared_bytes: usize, pools: &mut Pools) -> Buffer {
     if !buffer.is_arena() {
         return buffer;
     }
@@ -688,12 +689,12 @@ fn fair_share(buffer: Buffer, owner: u32, pools: &mut Pools) -> Buffer {
     if reserve && pools.arena.held_by(owner) <= pools.flow.held_buffers {
         return buffer;
     }
-    match Buffer::copied(&buffer, &pools.lease) {
-        Ok(copy) => copy,
-        Err(_) => {
-            // The buffer itself then, which is bounded by the arena; but somebody must make room.
-            pools.pressed |= !reserve;
-            buffer
-        }
+    if pools.lease.can_charge(buffer.len() + spared_bytes)
+        && let Ok(copy) = Buffer::copied(&buffer, &pools.lease)
+    {
+        return copy;
     }
+    // The buffer itself then, which is bounded by the arena; but somebody must make room.
+    pools.pressed |= !reserve;
+    buffer
 }

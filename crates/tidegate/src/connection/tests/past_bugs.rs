@@ -83,6 +83,23 @@ fn a_connection_lives_on_its_floor_when_common_memory_is_used_up() {
     bench.pools.lease.refund(used);
 }
 
+/// The floor is one reply; the nodes of what had been received and waited were charged to it, too, so that no reply fitted.
+#[test]
+fn what_waits_for_the_handler_leaves_its_floor_alone() {
+    let mut bench = Bench::roomy();
+    assert_eq!(bench.steps(), ["Receive"]);
+    let used = use_up(&bench.pools.lease);
+    bench.machine.pause_read();
+    for question in [b"1", b"2", b"3"] {
+        assert!(bench.received(question).is_none());
+    }
+    assert_eq!(bench.steps(), ["PauseReceive"]);
+    assert!(!bench.pools.pressed, "the arena has a reserve");
+    bench.machine.resume_read();
+    assert_eq!(bench.steps(), ["Deliver", "Deliver", "Deliver", "Receive"]);
+    bench.pools.lease.refund(used);
+}
+
 /// "A message of 5,192 bytes never fits into a send queue of 16,384 bytes."
 #[test]
 fn a_message_too_large_for_send_memory_is_refused_with_that_limit() {
@@ -101,4 +118,16 @@ fn a_reserve_smaller_than_a_reply_is_back_when_all_of_it_is() {
     assert!(!bench.pools.can_charge_reply());
     bench.pools.lease.refund(used);
     assert!(bench.pools.can_charge_reply());
+}
+
+/// With a floor below a reply, what waited used up the memory that the reply to it needed, and waited for ever.
+#[test]
+fn what_waits_for_the_handler_leaves_memory_for_a_reply() {
+    let mut bench = Bench::new(8, CREDIT_BYTES, Flow { floor_bytes: 0, held_buffers: 0, ..small_flow() });
+    assert_eq!(bench.steps(), ["Receive"]);
+    bench.machine.pause_read();
+    assert!(bench.received(b"a question").is_none());
+    assert_eq!(bench.pools.lease.charged(), 0);
+    bench.machine.resume_read();
+    assert_eq!(bench.steps(), ["Deliver"]);
 }
