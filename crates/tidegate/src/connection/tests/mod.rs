@@ -1,8 +1,10 @@
 //! Tests of the connection state machine: named cases, bugs that once happened, and a model that plays handler and
 //! engine against it.
 
+mod model;
 mod named;
 mod past_bugs;
+mod world;
 
 use std::io;
 use std::rc::Rc;
