@@ -103,16 +103,8 @@ impl BareServer {
     /// When io_uring is not available or the buffers cannot be registered.
     pub fn new(listener: TcpListener, options: Options) -> io::Result<Self> {
         let ring = Ring::open(SUBMISSION_ENTRIES, COMPLETION_ENTRIES)?;
-        let buffers = BufferRing::register(
-            &ring.submitter,
-            BUFFER_GROUP,
-            options.buffers,
-            options.buffer_bytes,
-        )?;
-        let no_piece = Piece {
-            bytes: 0,
-            next: NO_BUFFER,
-        };
+        let buffers = BufferRing::register(&ring.submitter, BUFFER_GROUP, options.buffers, options.buffer_bytes)?;
+        let no_piece = Piece { bytes: 0, next: NO_BUFFER };
         Ok(BareServer {
             ring,
             buffers,
@@ -214,10 +206,7 @@ impl BareServer {
         }
         match (result, buffer) {
             (1.., Some(buffer)) if !connection.failed => {
-                self.pieces[usize::from(buffer)] = Piece {
-                    bytes: result as u32,
-                    next: NO_BUFFER,
-                };
+                self.pieces[usize::from(buffer)] = Piece { bytes: result as u32, next: NO_BUFFER };
                 if connection.first == NO_BUFFER {
                     connection.first = buffer;
                     connection.last = buffer;
@@ -307,10 +296,7 @@ impl BareServer {
         if connection.receiving || connection.first != NO_BUFFER {
             return Ok(());
         }
-        let entry = opcode::Close::new(types::Fd(descriptor))
-            .build()
-            .flags(Flags::SKIP_SUCCESS)
-            .user_data(CLOSE);
+        let entry = opcode::Close::new(types::Fd(descriptor)).build().flags(Flags::SKIP_SUCCESS).user_data(CLOSE);
         // SAFETY: the request names no memory.
         unsafe { self.ring.push(&entry)? };
         if self.accept_paused {
@@ -342,10 +328,7 @@ impl BareServer {
     fn send(&mut self, descriptor: RawFd) -> io::Result<()> {
         let connection = &self.connections[descriptor as usize];
         let bytes = self.pieces[usize::from(connection.first)].bytes - connection.sent_bytes;
-        let start = self
-            .buffers
-            .address(connection.first)
-            .wrapping_add(connection.sent_bytes as usize);
+        let start = self.buffers.address(connection.first).wrapping_add(connection.sent_bytes as usize);
         let entry = opcode::Send::new(types::Fd(descriptor), start, bytes)
             .flags(libc::MSG_WAITALL)
             .build()

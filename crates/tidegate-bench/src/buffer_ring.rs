@@ -35,12 +35,7 @@ impl BufferRing {
     ///
     /// `InvalidInput` unless `count` is a power of two up to [`MAX_BUFFERS`] and
     /// `size` is not zero; otherwise what the kernel answers.
-    pub fn register(
-        submitter: &Submitter<'_>,
-        group: u16,
-        count: u16,
-        size: u32,
-    ) -> io::Result<Self> {
+    pub fn register(submitter: &Submitter<'_>, group: u16, count: u16, size: u32) -> io::Result<Self> {
         let stride = size as usize + COLOUR_BYTES;
         Self::register_spaced(submitter, group, count, size, stride)
     }
@@ -53,12 +48,7 @@ impl BufferRing {
     /// # Errors
     ///
     /// As [`BufferRing::register`].
-    pub fn register_discarding(
-        submitter: &Submitter<'_>,
-        group: u16,
-        count: u16,
-        size: u32,
-    ) -> io::Result<Self> {
+    pub fn register_discarding(submitter: &Submitter<'_>, group: u16, count: u16, size: u32) -> io::Result<Self> {
         Self::register_spaced(submitter, group, count, size, 0)
     }
 
@@ -94,9 +84,7 @@ impl BufferRing {
     #[inline]
     pub fn address(&self, buffer: u16) -> *const u8 {
         debug_assert!(buffer < self.count);
-        self.memory
-            .as_ptr()
-            .wrapping_add(usize::from(buffer) * self.stride)
+        self.memory.as_ptr().wrapping_add(usize::from(buffer) * self.stride)
     }
 
     /// The buffer group to name in receive requests.
@@ -135,15 +123,7 @@ impl BufferRing {
         unsafe {
             submitter.register_buf_ring_with_flags(entries.as_ptr() as u64, count, group, 0)?;
         }
-        let mut ring = BufferRing {
-            entries: entries.cast(),
-            memory,
-            group,
-            count,
-            size,
-            stride,
-            tail: 0,
-        };
+        let mut ring = BufferRing { entries: entries.cast(), memory, group, count, size, stride, tail: 0 };
         for buffer in 0..count {
             ring.give_back(buffer);
         }

@@ -15,11 +15,7 @@ const BACKLOG: i32 = 65_535;
 ///
 /// Whatever the kernel answers to `socket`, `setsockopt`, `bind` or `listen`.
 pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;

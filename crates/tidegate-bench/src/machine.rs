@@ -16,10 +16,7 @@ const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 ///
 /// When the kernel refuses.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live `rlimit`.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
     limit.rlim_cur = limit.rlim_max;
@@ -133,10 +130,7 @@ impl Usage {
     ///
     /// When the process is gone.
     pub fn of(pid: u32) -> io::Result<Usage> {
-        Ok(Usage {
-            cpu_ns: process_cpu_ns(pid)?,
-            wait_ns: run_queue_wait_ns(pid)?,
-        })
+        Ok(Usage { cpu_ns: process_cpu_ns(pid)?, wait_ns: run_queue_wait_ns(pid)? })
     }
 
     /// What was used since `earlier`.
@@ -156,10 +150,7 @@ fn process_cpu_ns(pid: u32) -> io::Result<u64> {
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
     }
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a live `timespec`.
     check(unsafe { libc::clock_gettime(clock, &raw mut time) })?;
     Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
@@ -177,10 +168,7 @@ fn run_queue_wait_ns(pid: u32) -> io::Result<u64> {
 }
 
 fn second_number(line: &str) -> u64 {
-    line.split_ascii_whitespace()
-        .nth(1)
-        .and_then(|field| field.parse().ok())
-        .unwrap_or(0)
+    line.split_ascii_whitespace().nth(1).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
 /// Waits until every processor has been idle for most of a tenth of a second.
@@ -195,10 +183,7 @@ pub fn wait_for_quiet(limit: Duration) -> bool {
     while start.elapsed() + SAMPLE <= limit {
         thread::sleep(SAMPLE);
         let after = idle_ticks();
-        let quiet = after
-            .iter()
-            .zip(&before)
-            .all(|(after, before)| after.saturating_sub(*before) >= IDLE_TICKS);
+        let quiet = after.iter().zip(&before).all(|(after, before)| after.saturating_sub(*before) >= IDLE_TICKS);
         if quiet {
             return true;
         }
@@ -261,11 +246,7 @@ fn read_trimmed(path: &str) -> String {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

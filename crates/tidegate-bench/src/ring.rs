@@ -37,11 +37,7 @@ impl Ring {
         let ring = Box::leak(Box::new(builder.build(submission_entries)?));
         let (mut submitter, submissions, completions) = ring.split();
         submitter.register_ring_fd()?;
-        Ok(Ring {
-            submitter,
-            submissions,
-            completions,
-        })
+        Ok(Ring { submitter, submissions, completions })
     }
 
     /// Queues one request, entering the kernel only when the queue is full.
@@ -107,19 +103,13 @@ impl Ring {
         let queued = u32::try_from(self.submissions.len()).unwrap_or(u32::MAX);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         // SAFETY: no argument is passed, and the flag asks for nothing but completions.
-        let entered = unsafe {
-            self.submitter
-                .enter::<libc::sigset_t>(queued, wanted, GET_EVENTS, None)
-        };
+        let entered = unsafe { self.submitter.enter::<libc::sigset_t>(queued, wanted, GET_EVENTS, None) };
         self.submissions.sync();
         self.completions.sync();
         match entered {
             Ok(_) => Ok(()),
             Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ETIME)
-                ) =>
+                if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ETIME)) =>
             {
                 Ok(())
             }

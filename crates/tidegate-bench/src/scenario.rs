@@ -30,40 +30,15 @@ pub struct Scenario {
 }
 
 const fn steady(connections: usize, message_bytes: usize, outstanding: usize) -> Load {
-    Load {
-        connections,
-        message_bytes,
-        outstanding,
-        churn: false,
-    }
+    Load { connections, message_bytes, outstanding, churn: false }
 }
 
 /// Every scenario, in the order in which they run.
 pub const ALL: [Scenario; 8] = [
-    Scenario {
-        name: "a",
-        title: "50 connections x 64 B",
-        load: steady(50, 64, 1),
-        slice_factor: 1,
-    },
-    Scenario {
-        name: "b",
-        title: "1,000 connections x 64 B",
-        load: steady(1_000, 64, 1),
-        slice_factor: 1,
-    },
-    Scenario {
-        name: "c",
-        title: "10,000 connections x 64 B",
-        load: steady(10_000, 64, 1),
-        slice_factor: 4,
-    },
-    Scenario {
-        name: "d",
-        title: "50 connections x 16 KiB",
-        load: steady(50, 16 * 1024, 1),
-        slice_factor: 1,
-    },
+    Scenario { name: "a", title: "50 connections x 64 B", load: steady(50, 64, 1), slice_factor: 1 },
+    Scenario { name: "b", title: "1,000 connections x 64 B", load: steady(1_000, 64, 1), slice_factor: 1 },
+    Scenario { name: "c", title: "10,000 connections x 64 B", load: steady(10_000, 64, 1), slice_factor: 4 },
+    Scenario { name: "d", title: "50 connections x 16 KiB", load: steady(50, 16 * 1024, 1), slice_factor: 1 },
     Scenario {
         name: "e",
         title: "64 connections x 1 KiB, 16 outstanding",
@@ -73,26 +48,11 @@ pub const ALL: [Scenario; 8] = [
     Scenario {
         name: "f",
         title: "churn: connect, one 64 B echo, close; 50 at a time",
-        load: Load {
-            connections: 50,
-            message_bytes: 64,
-            outstanding: 1,
-            churn: true,
-        },
+        load: Load { connections: 50, message_bytes: 64, outstanding: 1, churn: true },
         slice_factor: 1,
     },
-    Scenario {
-        name: "one",
-        title: "1 connection x 64 B",
-        load: steady(1, 64, 1),
-        slice_factor: 1,
-    },
-    Scenario {
-        name: "four",
-        title: "4 connections x 64 B",
-        load: steady(4, 64, 1),
-        slice_factor: 1,
-    },
+    Scenario { name: "one", title: "1 connection x 64 B", load: steady(1, 64, 1), slice_factor: 1 },
+    Scenario { name: "four", title: "4 connections x 64 B", load: steady(4, 64, 1), slice_factor: 1 },
 ];
 
 impl Scenario {
@@ -102,12 +62,10 @@ impl Scenario {
     ///
     /// A sentence naming the ones there are.
     pub fn find(name: &str) -> Result<Scenario, String> {
-        ALL.into_iter()
-            .find(|scenario| scenario.name == name)
-            .ok_or_else(|| {
-                let names = ALL.map(|scenario| scenario.name).join(", ");
-                format!("no scenario {name:?}; there are {names}")
-            })
+        ALL.into_iter().find(|scenario| scenario.name == name).ok_or_else(|| {
+            let names = ALL.map(|scenario| scenario.name).join(", ");
+            format!("no scenario {name:?}; there are {names}")
+        })
     }
 }
 
@@ -118,10 +76,7 @@ mod tests {
     #[test]
     fn every_name_finds_its_own_scenario() {
         for scenario in ALL {
-            assert_eq!(
-                Scenario::find(scenario.name).map(|found| found.load),
-                Ok(scenario.load)
-            );
+            assert_eq!(Scenario::find(scenario.name).map(|found| found.load), Ok(scenario.load));
         }
     }
 

@@ -93,16 +93,8 @@ fn the_bare_loop_echoes_every_byte_when_it_spins() -> io::Result<()> {
 
 #[test]
 fn a_server_that_does_not_echo_fails_the_comparison() -> io::Result<()> {
-    let output = Command::new(COMPARE)
-        .args([
-            "--rounds",
-            "1",
-            "--scenarios",
-            "one",
-            "--server",
-            "none=/bin/true",
-        ])
-        .output()?;
+    let output =
+        Command::new(COMPARE).args(["--rounds", "1", "--scenarios", "one", "--server", "none=/bin/true"]).output()?;
     assert_eq!(output.status.code(), Some(1));
     Ok(())
 }
@@ -124,10 +116,7 @@ fn connections_reset_with_data_queued_are_closed_and_others_served() -> io::Resu
         }
         let deadline = Instant::now() + PATIENCE;
         while server.open_descriptors()? > before {
-            assert!(
-                Instant::now() < deadline,
-                "{program}: connections left open"
-            );
+            assert!(Instant::now() < deadline, "{program}: connections left open");
             echo_once(&mut bystander, b"during")?;
         }
         echo_once(&mut bystander, b"after")?;
@@ -140,9 +129,7 @@ fn connections_beyond_the_descriptor_limit_are_served_when_others_close() -> io:
     for program in [BARE, TOKIO] {
         let limited = format!("ulimit -n 40 && exec {program}");
         let server = Server::start(Command::new("sh").args(["-c", &limited]))?;
-        let mut streams = (0..80)
-            .map(|_| server.connect())
-            .collect::<io::Result<Vec<_>>>()?;
+        let mut streams = (0..80).map(|_| server.connect()).collect::<io::Result<Vec<_>>>()?;
         for stream in &mut streams {
             stream.write_all(b"served in turn")?;
         }

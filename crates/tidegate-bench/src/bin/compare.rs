@@ -75,11 +75,7 @@ fn main() -> ExitCode {
             Err(error) => complain(&error),
         },
     };
-    if succeeded {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn complain(error: &dyn std::error::Error) -> bool {
@@ -94,15 +90,9 @@ fn options(arguments: Arguments) -> io::Result<Options> {
         default_servers(beside)
     } else {
         let servers = arguments.servers.iter();
-        servers
-            .map(|text| parse_server(text, beside))
-            .collect::<io::Result<_>>()?
+        servers.map(|text| parse_server(text, beside)).collect::<io::Result<_>>()?
     };
-    let scenarios = if arguments.scenarios.is_empty() {
-        ALL.to_vec()
-    } else {
-        arguments.scenarios
-    };
+    let scenarios = if arguments.scenarios.is_empty() { ALL.to_vec() } else { arguments.scenarios };
     Ok(Options {
         servers,
         scenarios,
@@ -130,10 +120,7 @@ fn known_server(name: &str, beside: &Path) -> Option<ServerCommand> {
     let (program, arguments): (&str, &[&str]) = match name {
         "tokio" => ("echo-tokio", &["--listen", "127.0.0.1:0"]),
         "bare" => ("echo-bare", &["--listen", "127.0.0.1:0"]),
-        "tidegate" => (
-            "tidegate",
-            &["serve", "echo", "--listen", "127.0.0.1:0", "--threads", "1"],
-        ),
+        "tidegate" => ("tidegate", &["serve", "echo", "--listen", "127.0.0.1:0", "--threads", "1"]),
         _ => return None,
     };
     Some(ServerCommand {

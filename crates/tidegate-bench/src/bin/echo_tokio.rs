@@ -35,10 +35,7 @@ fn serve(arguments: &Arguments) -> io::Result<Infallible> {
     let listener = listen::open(arguments.listen)?;
     listen::announce(&listener)?;
     listener.set_nonblocking(true)?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?
-        .block_on(accept(listener))
+    tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(accept(listener))
 }
 
 async fn accept(listener: std::net::TcpListener) -> io::Result<Infallible> {

@@ -87,24 +87,13 @@ impl Server {
     /// Starts it on the processor of the calling thread and waits for its address.
     pub fn start(command: &ServerCommand, favour: bool) -> io::Result<Server> {
         let named = |error: io::Error| {
-            let hint = if error.kind() == io::ErrorKind::NotFound {
-                "; build it first, with the whole package"
-            } else {
-                ""
-            };
-            io::Error::other(format!(
-                "{} ({}): {error}{hint}",
-                command.name,
-                command.program.display()
-            ))
+            let hint =
+                if error.kind() == io::ErrorKind::NotFound { "; build it first, with the whole package" } else { "" };
+            io::Error::other(format!("{} ({}): {error}{hint}", command.name, command.program.display()))
         };
-        let process = Process::start(
-            Command::new(&command.program)
-                .args(&command.arguments)
-                .stdin(Stdio::null()),
-            favour,
-        )
-        .map_err(named)?;
+        let process =
+            Process::start(Command::new(&command.program).args(&command.arguments).stdin(Stdio::null()), favour)
+                .map_err(named)?;
         loop {
             let line = process.line(START_PATIENCE).map_err(named)?;
             if let Some(address) = listening_address(&line) {
@@ -139,17 +128,10 @@ impl Worker {
     /// Starts this program again as a worker and waits until it has connected and verified.
     pub fn start(order: &WorkerOrder, favour: bool) -> io::Result<Worker> {
         let order = serde_json::to_string(order)?;
-        let mut process = Process::start(
-            Command::new(env::current_exe()?)
-                .args(["worker", &order])
-                .stdin(Stdio::piped()),
-            favour,
-        )?;
-        let commands = process
-            .child
-            .stdin
-            .take()
-            .ok_or_else(|| io::Error::other("the worker has no standard input"))?;
+        let mut process =
+            Process::start(Command::new(env::current_exe()?).args(["worker", &order]).stdin(Stdio::piped()), favour)?;
+        let commands =
+            process.child.stdin.take().ok_or_else(|| io::Error::other("the worker has no standard input"))?;
         let worker = Worker { process, commands };
         match worker.reply(READY_PATIENCE)? {
             Reply::Ready => Ok(worker),

@@ -100,11 +100,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     report::print_facts(&facts);
     print_validity(&results);
     if let Some(path) = &options.json {
-        let results = Results {
-            machine: &facts,
-            rounds: options.rounds,
-            scenarios: &results,
-        };
+        let results = Results { machine: &facts, rounds: options.rounds, scenarios: &results };
         std::fs::write(path, serde_json::to_vec_pretty(&results)?)?;
     }
     Ok(())
@@ -138,11 +134,7 @@ fn run_scenario(scenario: &Scenario, options: &Options) -> io::Result<ScenarioRe
         };
         let worker = Worker::start(&order, options.favour)
             .map_err(|error| io::Error::other(format!("{}: {error}", command.name)))?;
-        contestants.push(Contestant {
-            name: command.name.clone(),
-            server,
-            worker,
-        });
+        contestants.push(Contestant { name: command.name.clone(), server, worker });
     }
     let slice = options.slice * scenario.slice_factor;
     let record = rounds::run(&mut contestants, slice, options)?;
@@ -161,20 +153,10 @@ fn print_validity(results: &[ScenarioResult]) {
     let Some(result) = results.iter().find(|result| result.name == "b") else {
         return;
     };
-    let by_name: BTreeMap<&str, &ServerSummary> = result
-        .servers
-        .iter()
-        .map(|server| (server.name.as_str(), server))
-        .collect();
+    let by_name: BTreeMap<&str, &ServerSummary> =
+        result.servers.iter().map(|server| (server.name.as_str(), server)).collect();
     if let Some(ratio) = by_name.get("bare").and_then(|bare| bare.ratio_to("tokio")) {
-        let verdict = if ratio.median >= VALID_RATIO {
-            "valid"
-        } else {
-            "not valid"
-        };
-        println!(
-            "{verdict}: bare/tokio = {:.3} (needs {VALID_RATIO})",
-            ratio.median
-        );
+        let verdict = if ratio.median >= VALID_RATIO { "valid" } else { "not valid" };
+        println!("{verdict}: bare/tokio = {:.3} (needs {VALID_RATIO})", ratio.median);
     }
 }

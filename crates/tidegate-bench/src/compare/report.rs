@@ -46,11 +46,7 @@ pub fn print_facts(facts: &Facts) {
         facts.processor,
         facts.congestion_control,
         facts.descriptor_limit,
-        if facts.private_network {
-            "a network of its own"
-        } else {
-            "the machine's network"
-        }
+        if facts.private_network { "a network of its own" } else { "the machine's network" }
     );
 }
 
@@ -62,10 +58,7 @@ fn number(spread: Option<Spread>, digits: usize) -> String {
 }
 
 fn percent(spread: Option<Spread>) -> String {
-    spread.map_or_else(
-        || "-".to_owned(),
-        |spread| format!("{:.0} %", spread.median * 100.0),
-    )
+    spread.map_or_else(|| "-".to_owned(), |spread| format!("{:.0} %", spread.median * 100.0))
 }
 
 #[cfg(test)]
@@ -80,11 +73,7 @@ mod tests {
 
     #[test]
     fn a_spread_is_printed_with_its_digits() {
-        let spread = Spread {
-            median: 1.2345,
-            p10: 1.0,
-            p90: 2.0,
-        };
+        let spread = Spread { median: 1.2345, p10: 1.0, p90: 2.0 };
         assert_eq!(number(Some(spread), 2), "1.23 (1.00-2.00)");
     }
 }

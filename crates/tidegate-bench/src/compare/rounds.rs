@@ -62,17 +62,10 @@ pub struct Record {
 /// # Errors
 ///
 /// The first failure of a server or worker, with the server's name.
-pub fn run(
-    contestants: &mut [Contestant],
-    slice: Duration,
-    options: &Options,
-) -> io::Result<Record> {
+pub fn run(contestants: &mut [Contestant], slice: Duration, options: &Options) -> io::Result<Record> {
     let mut record = Record::default();
     for contestant in contestants.iter_mut() {
-        contestant
-            .worker
-            .turn(WARM_UP)
-            .map_err(|error| named(contestant, &error))?;
+        contestant.worker.turn(WARM_UP).map_err(|error| named(contestant, &error))?;
     }
     for round in 0..options.rounds {
         if !machine::wait_for_quiet(options.quiet_wait) {
@@ -80,8 +73,7 @@ pub fn run(
         }
         for number in order_of(round, contestants.len()) {
             let contestant = &mut contestants[number];
-            let turn = take_turn(contestant, round, number, slice)
-                .map_err(|error| named(contestant, &error))?;
+            let turn = take_turn(contestant, round, number, slice).map_err(|error| named(contestant, &error))?;
             if turn.wait <= options.max_wait {
                 record.slices.push(turn);
             } else {
@@ -92,12 +84,7 @@ pub fn run(
     Ok(record)
 }
 
-fn take_turn(
-    contestant: &mut Contestant,
-    round: usize,
-    number: usize,
-    length: Duration,
-) -> io::Result<Slice> {
+fn take_turn(contestant: &mut Contestant, round: usize, number: usize, length: Duration) -> io::Result<Slice> {
     let (server, client) = (contestant.server.pid(), contestant.worker.pid());
     let (server_before, client_before) = (Usage::of(server)?, Usage::of(client)?);
     let turn = contestant.worker.turn(length)?;
@@ -136,10 +123,7 @@ mod tests {
     #[test]
     fn the_order_is_reversed_every_round_and_rotated_every_second() {
         let orders: Vec<_> = (0..4).map(|round| order_of(round, 3)).collect();
-        assert_eq!(
-            orders,
-            [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]].map(Vec::from)
-        );
+        assert_eq!(orders, [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]].map(Vec::from));
     }
 
     #[test]

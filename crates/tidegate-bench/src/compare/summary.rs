@@ -21,11 +21,7 @@ impl Spread {
     /// Of at least one value.
     fn of(mut values: Vec<f64>) -> Option<Spread> {
         values.sort_by(f64::total_cmp);
-        Some(Spread {
-            median: quantile(&values, 0.5)?,
-            p10: quantile(&values, 0.1)?,
-            p90: quantile(&values, 0.9)?,
-        })
+        Some(Spread { median: quantile(&values, 0.5)?, p10: quantile(&values, 0.1)?, p90: quantile(&values, 0.9)? })
     }
 }
 
@@ -73,24 +69,17 @@ impl ServerSummary {
 /// Sums up the turns of all servers; `names` are in the order of their numbers.
 #[must_use]
 pub fn sum_up(names: &[&str], slices: &[Slice]) -> Vec<ServerSummary> {
-    let per_server: Vec<Vec<&Slice>> = (0..names.len())
-        .map(|number| {
-            slices
-                .iter()
-                .filter(|slice| slice.contestant == number)
-                .collect()
-        })
-        .collect();
+    let per_server: Vec<Vec<&Slice>> =
+        (0..names.len()).map(|number| slices.iter().filter(|slice| slice.contestant == number).collect()).collect();
     names
         .iter()
         .zip(&per_server)
         .map(|(name, own)| {
-            let spread = |value: fn(&Slice) -> f64| {
-                Spread::of(own.iter().map(|slice| value(slice)).collect())
-            };
-            let ratios = names.iter().zip(&per_server).filter_map(|(other, theirs)| {
-                Some(((*other).to_owned(), paired_ratio(own, theirs)?))
-            });
+            let spread = |value: fn(&Slice) -> f64| Spread::of(own.iter().map(|slice| value(slice)).collect());
+            let ratios = names
+                .iter()
+                .zip(&per_server)
+                .filter_map(|(other, theirs)| Some(((*other).to_owned(), paired_ratio(own, theirs)?)));
             let latencies = merge(own);
             ServerSummary {
                 name: (*name).to_owned(),
@@ -119,10 +108,7 @@ fn per_cpu_second(slice: &Slice) -> f64 {
 
 /// Only rounds in which both had a turn that counts are compared.
 fn paired_ratio(own: &[&Slice], theirs: &[&Slice]) -> Option<Spread> {
-    let theirs: BTreeMap<usize, f64> = theirs
-        .iter()
-        .map(|slice| (slice.round, per_cpu_second(slice)))
-        .collect();
+    let theirs: BTreeMap<usize, f64> = theirs.iter().map(|slice| (slice.round, per_cpu_second(slice))).collect();
     let ratios = own.iter().filter_map(|slice| {
         let their_value = theirs.get(&slice.round)?;
         Some(per_cpu_second(slice) / their_value)
@@ -177,12 +163,7 @@ mod tests {
 
     #[test]
     fn only_rounds_both_servers_have_are_compared() {
-        let slices = [
-            slice(0, 0, 100_000),
-            slice(0, 1, 150_000),
-            slice(1, 1, 900_000),
-            slice(2, 0, 100_000),
-        ];
+        let slices = [slice(0, 0, 100_000), slice(0, 1, 150_000), slice(1, 1, 900_000), slice(2, 0, 100_000)];
         let summaries = sum_up(&["x", "y"], &slices);
         let ratio = summaries[1].ratio_to("x").map(|spread| spread.median);
         assert_eq!(ratio, Some(1.5));

@@ -48,10 +48,7 @@ impl Churn {
     pub fn new(order: &WorkerOrder) -> io::Result<Churn> {
         let load = order.load;
         let server: SocketAddr = order.server;
-        let place = Place {
-            descriptor: -1,
-            started_at_ns: 0,
-        };
+        let place = Place { descriptor: -1, started_at_ns: 0 };
         Ok(Churn {
             ring: Ring::open(SUBMISSION_ENTRIES, COMPLETION_ENTRIES)?,
             server: Box::new(server.into()),
@@ -88,10 +85,7 @@ impl Churn {
                 if data & QUIET != 0 || result != self.payload.len() as i32 {
                     return Err(failure(data & QUIET != 0, result));
                 }
-                let Place {
-                    descriptor,
-                    started_at_ns,
-                } = self.places[place];
+                let Place { descriptor, started_at_ns } = self.places[place];
                 self.latencies.record(now_ns - started_at_ns);
                 requests += 1;
                 self.close(descriptor)?;
@@ -104,11 +98,7 @@ impl Churn {
         }
         // The last closes are still queued.
         self.ring.submit()?;
-        Ok(Turn {
-            requests,
-            elapsed_ns: now_ns - start_ns,
-            latencies: self.latencies.drain(),
-        })
+        Ok(Turn { requests, elapsed_ns: now_ns - start_ns, latencies: self.latencies.drain() })
     }
 
     /// Starts connect, send and receive as one chain with one completion.
@@ -116,17 +106,13 @@ impl Churn {
         let socket = self.sources.socket()?;
         socket.set_tcp_nodelay(true)?;
         let descriptor = types::Fd(socket.as_raw_fd());
-        self.places[place] = Place {
-            descriptor: socket.into_raw_fd(),
-            started_at_ns: now_ns,
-        };
+        self.places[place] = Place { descriptor: socket.into_raw_fd(), started_at_ns: now_ns };
         let silent_link = Flags::IO_LINK | Flags::SKIP_SUCCESS;
         let bytes = self.payload.len() as u32;
-        let connect =
-            opcode::Connect::new(descriptor, self.server.as_ptr().cast(), self.server.len())
-                .build()
-                .flags(silent_link)
-                .user_data(QUIET | place as u64);
+        let connect = opcode::Connect::new(descriptor, self.server.as_ptr().cast(), self.server.len())
+            .build()
+            .flags(silent_link)
+            .user_data(QUIET | place as u64);
         let send = opcode::Send::new(descriptor, self.payload.as_ptr(), bytes)
             .flags(libc::MSG_WAITALL)
             .build()
@@ -149,21 +135,14 @@ impl Churn {
     }
 
     fn close(&mut self, descriptor: RawFd) -> io::Result<()> {
-        let entry = opcode::Close::new(types::Fd(descriptor))
-            .build()
-            .flags(Flags::SKIP_SUCCESS)
-            .user_data(QUIET);
+        let entry = opcode::Close::new(types::Fd(descriptor)).build().flags(Flags::SKIP_SUCCESS).user_data(QUIET);
         // SAFETY: the request names no memory.
         unsafe { self.ring.push(&entry) }
     }
 }
 
 fn failure(before_receiving: bool, result: i32) -> io::Error {
-    let step = if before_receiving {
-        "connecting or sending"
-    } else {
-        "receiving"
-    };
+    let step = if before_receiving { "connecting or sending" } else { "receiving" };
     let reason = if result < 0 {
         io::Error::from_raw_os_error(-result).to_string()
     } else {

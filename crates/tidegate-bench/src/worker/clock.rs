@@ -16,9 +16,7 @@ pub struct Clock {
 impl Clock {
     /// Starts at zero.
     pub fn new() -> Clock {
-        Clock {
-            start: Instant::now(),
-        }
+        Clock { start: Instant::now() }
     }
 
     /// Nanoseconds since then.
@@ -40,8 +38,7 @@ impl Latencies {
     ///
     /// When there is no memory for it.
     pub fn new() -> io::Result<Latencies> {
-        let histogram =
-            Histogram::new_with_bounds(1_000, MAX_LATENCY_NS, 2).map_err(io::Error::other)?;
+        let histogram = Histogram::new_with_bounds(1_000, MAX_LATENCY_NS, 2).map_err(io::Error::other)?;
         Ok(Latencies { histogram })
     }
 
@@ -53,11 +50,8 @@ impl Latencies {
 
     /// Takes all of them as (nanoseconds, how many), leaving none.
     pub fn drain(&mut self) -> Vec<(u64, u64)> {
-        let taken = self
-            .histogram
-            .iter_recorded()
-            .map(|step| (step.value_iterated_to(), step.count_at_value()))
-            .collect();
+        let taken =
+            self.histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
         self.histogram.reset();
         taken
     }

@@ -67,9 +67,7 @@ impl ClosedLoop {
         let buffers = BufferRing::register_discarding(
             &ring.submitter,
             BUFFER_GROUP,
-            u16::try_from(buffers)
-                .unwrap_or(MAX_BUFFERS)
-                .min(MAX_BUFFERS),
+            u16::try_from(buffers).unwrap_or(MAX_BUFFERS).min(MAX_BUFFERS),
             payload.len().max(MIN_RECEIVE_BYTES) as u32,
         )?;
         Ok(ClosedLoop {
@@ -120,18 +118,14 @@ impl ClosedLoop {
                 if now_ns < deadline_ns {
                     self.send(connection, messages)?;
                 } else {
-                    due = due.checked_sub(messages).ok_or_else(|| {
-                        io::Error::other("the server sent more than it had received")
-                    })?;
+                    due = due
+                        .checked_sub(messages)
+                        .ok_or_else(|| io::Error::other("the server sent more than it had received"))?;
                 }
             }
             self.buffers.publish();
         }
-        Ok(Turn {
-            requests,
-            elapsed_ns: now_ns - start_ns,
-            latencies: self.latencies.drain(),
-        })
+        Ok(Turn { requests, elapsed_ns: now_ns - start_ns, latencies: self.latencies.drain() })
     }
 
     fn wait(&mut self) -> io::Result<()> {
@@ -155,11 +149,7 @@ impl ClosedLoop {
 
     /// Returns which connection got how many whole messages.
     #[inline]
-    fn complete(
-        &mut self,
-        completion: &cqueue::Entry,
-        now_ns: u64,
-    ) -> io::Result<Option<(usize, usize)>> {
+    fn complete(&mut self, completion: &cqueue::Entry, now_ns: u64) -> io::Result<Option<(usize, usize)>> {
         let data = completion.user_data();
         let connection = data as u32 as usize;
         let result = completion.result();
@@ -212,15 +202,11 @@ impl ClosedLoop {
     #[inline]
     fn send(&mut self, connection: usize, messages: usize) -> io::Result<()> {
         let bytes = messages * self.message_bytes;
-        let entry = opcode::Send::new(
-            types::Fixed(connection as u32),
-            self.payload.as_ptr(),
-            bytes as u32,
-        )
-        .flags(libc::MSG_WAITALL)
-        .build()
-        .flags(Flags::SKIP_SUCCESS)
-        .user_data(SEND | connection as u64);
+        let entry = opcode::Send::new(types::Fixed(connection as u32), self.payload.as_ptr(), bytes as u32)
+            .flags(libc::MSG_WAITALL)
+            .build()
+            .flags(Flags::SKIP_SUCCESS)
+            .user_data(SEND | connection as u64);
         // SAFETY: the payload is never written or freed while a turn is on, and a turn ends
         // only when all that was sent has come back.
         unsafe { self.ring.push(&entry) }

@@ -38,12 +38,7 @@ impl Sources {
     }
 
     fn new(server: SocketAddr, per_source: usize) -> Sources {
-        Sources {
-            server,
-            made: 0,
-            per_source,
-            set_cubic: !machine::congestion_control_is_unpaced(),
-        }
+        Sources { server, made: 0, per_source, set_cubic: !machine::congestion_control_is_unpaced() }
     }
 
     /// A socket ready to be connected.
@@ -52,11 +47,7 @@ impl Sources {
     ///
     /// What the kernel answers to `socket`, `setsockopt` or `bind`.
     pub fn socket(&mut self) -> io::Result<Socket> {
-        let socket = Socket::new(
-            Domain::for_address(self.server),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
+        let socket = Socket::new(Domain::for_address(self.server), Type::STREAM, Some(Protocol::TCP))?;
         if self.set_cubic {
             // Not every kernel has it; the facts printed at the end say what was used.
             let _ = socket.set_tcp_congestion(b"cubic");
@@ -97,12 +88,9 @@ pub fn connect_all(server: SocketAddr, count: usize) -> io::Result<Vec<TcpStream
     let mut sources = Sources::for_steady(server);
     (0..count)
         .map(|number| {
-            sources.connect().map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("connection {number} of {count}: {error}"),
-                )
-            })
+            sources
+                .connect()
+                .map_err(|error| io::Error::new(error.kind(), format!("connection {number} of {count}: {error}")))
         })
         .collect()
 }

@@ -26,10 +26,7 @@ const BULK_MAX_CONNECTIONS: usize = 1_000;
 /// The first byte that is wrong, missing or too much, with its place.
 pub fn echoes(streams: &[TcpStream], load: &Load) -> io::Result<()> {
     let whole = load.message_bytes * load.outstanding;
-    for (round, bytes) in [whole, 1, whole + 7, load.message_bytes]
-        .into_iter()
-        .enumerate()
-    {
+    for (round, bytes) in [whole, 1, whole + 7, load.message_bytes].into_iter().enumerate() {
         together(streams, round, bytes)?;
     }
     if streams.len() <= BULK_MAX_CONNECTIONS {
@@ -53,11 +50,7 @@ pub fn closing(server: SocketAddr, message_bytes: usize) -> io::Result<()> {
     let mut streams = Vec::with_capacity(CONNECTIONS);
     for number in 0..CONNECTIONS {
         // A few larger ones are still being echoed when the end arrives.
-        let bytes = if number % 10 == 0 {
-            100_000
-        } else {
-            message_bytes
-        };
+        let bytes = if number % 10 == 0 { 100_000 } else { message_bytes };
         let mut stream = sources.connect()?;
         stream.write_all(&pattern(number, 0, bytes))?;
         stream.shutdown(Shutdown::Write)?;
@@ -65,9 +58,7 @@ pub fn closing(server: SocketAddr, message_bytes: usize) -> io::Result<()> {
     }
     for (number, (stream, bytes)) in streams.iter_mut().enumerate() {
         let mut echo = Vec::new();
-        stream
-            .read_to_end(&mut echo)
-            .map_err(|error| at(number, &error))?;
+        stream.read_to_end(&mut echo).map_err(|error| at(number, &error))?;
         compare(number, 0, &pattern(number, 0, *bytes), &echo)?;
     }
     Ok(())
@@ -76,15 +67,11 @@ pub fn closing(server: SocketAddr, message_bytes: usize) -> io::Result<()> {
 /// Sends on all connections before reading from any.
 fn together(streams: &[TcpStream], round: usize, bytes: usize) -> io::Result<()> {
     for (number, mut stream) in streams.iter().enumerate() {
-        stream
-            .write_all(&pattern(number, round, bytes))
-            .map_err(|error| at(number, &error))?;
+        stream.write_all(&pattern(number, round, bytes)).map_err(|error| at(number, &error))?;
     }
     let mut echo = vec![0; bytes];
     for (number, mut stream) in streams.iter().enumerate() {
-        stream
-            .read_exact(&mut echo)
-            .map_err(|error| at(number, &error))?;
+        stream.read_exact(&mut echo).map_err(|error| at(number, &error))?;
         compare(number, 0, &pattern(number, round, bytes), &echo)?;
     }
     Ok(())
@@ -118,31 +105,20 @@ fn bulk(streams: &[TcpStream]) -> io::Result<()> {
             checks.push(writer);
             checks.push(reader);
         }
-        checks.into_iter().try_for_each(|check| {
-            check
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("a checking thread panicked")))
-        })
+        checks
+            .into_iter()
+            .try_for_each(|check| check.join().unwrap_or_else(|_| Err(io::Error::other("a checking thread panicked"))))
     })
 }
 
-fn write_until_full(
-    number: usize,
-    mut stream: &TcpStream,
-    full: &mpsc::Sender<()>,
-) -> io::Result<()> {
+fn write_until_full(number: usize, mut stream: &TcpStream, full: &mpsc::Sender<()>) -> io::Result<()> {
     let data = pattern(number, BULK_ROUND, BULK_BYTES);
     let mut done = 0;
     while done < data.len() {
         let rest = &data[done..];
         // SAFETY: the pointer and length describe a live slice.
         let sent = unsafe {
-            libc::send(
-                stream.as_raw_fd(),
-                rest.as_ptr().cast(),
-                rest.len(),
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-            )
+            libc::send(stream.as_raw_fd(), rest.as_ptr().cast(), rest.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
         };
         if sent < 0 {
             let error = io::Error::last_os_error();
@@ -155,32 +131,19 @@ fn write_until_full(
     }
     // The reader may have failed and gone.
     let _ = full.send(());
-    stream
-        .write_all(&data[done..])
-        .map_err(|error| at(number, &error))
+    stream.write_all(&data[done..]).map_err(|error| at(number, &error))
 }
 
 fn nothing_left(number: usize, stream: &TcpStream) -> io::Result<()> {
     let mut byte = [0_u8; 1];
     // SAFETY: the pointer and length describe a live array.
-    let received = unsafe {
-        libc::recv(
-            stream.as_raw_fd(),
-            byte.as_mut_ptr().cast(),
-            byte.len(),
-            libc::MSG_DONTWAIT,
-        )
-    };
+    let received = unsafe { libc::recv(stream.as_raw_fd(), byte.as_mut_ptr().cast(), byte.len(), libc::MSG_DONTWAIT) };
     match received {
         0 => Err(at(number, &"closed by the server".to_owned())),
         1.. => Err(at(number, &"more came back than was sent".to_owned())),
         _ => {
             let error = io::Error::last_os_error();
-            if error.kind() == io::ErrorKind::WouldBlock {
-                Ok(())
-            } else {
-                Err(at(number, &error))
-            }
+            if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(at(number, &error)) }
         }
     }
 }
@@ -189,10 +152,7 @@ fn compare(number: usize, offset: usize, expected: &[u8], echo: &[u8]) -> io::Re
     if expected == echo {
         return Ok(());
     }
-    let wrong = expected
-        .iter()
-        .zip(echo)
-        .position(|(left, right)| left != right);
+    let wrong = expected.iter().zip(echo).position(|(left, right)| left != right);
     let detail = match wrong {
         Some(place) => format!("byte {} is wrong", offset + place),
         None => format!("{} bytes came back, not {}", echo.len(), expected.len()),
@@ -201,10 +161,7 @@ fn compare(number: usize, offset: usize, expected: &[u8], echo: &[u8]) -> io::Re
 }
 
 fn at(number: usize, what: &impl ToString) -> io::Error {
-    io::Error::other(format!(
-        "verifying connection {number}: {}",
-        what.to_string()
-    ))
+    io::Error::other(format!("verifying connection {number}: {}", what.to_string()))
 }
 
 /// Bytes no other connection or round sends.
@@ -252,12 +209,7 @@ mod tests {
     }
 
     fn verdict_on(answer: fn(&mut Vec<u8>)) -> io::Result<()> {
-        let load = Load {
-            connections: 1,
-            message_bytes: 64,
-            outstanding: 2,
-            churn: false,
-        };
+        let load = Load { connections: 1, message_bytes: 64, outstanding: 2, churn: false };
         echoes(&[served_by(answer)?], &load)
     }
 
@@ -274,10 +226,7 @@ mod tests {
             }
         });
         let message = verdict.err().map(|error| error.to_string());
-        assert_eq!(
-            message.as_deref(),
-            Some("verifying connection 0: byte 40 is wrong")
-        );
+        assert_eq!(message.as_deref(), Some("verifying connection 0: byte 40 is wrong"));
     }
 
     #[test]

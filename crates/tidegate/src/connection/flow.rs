@@ -20,7 +20,7 @@ pub(crate) struct Flow {
     pub floor_bytes: usize,
     /// Arena buffers that it may hold.
     pub held_buffers: u32,
-    /// The size of an arena buffer: what a reply to one `on_read` is promised.
+    /// What a reply to one `on_read` is promised (a reply with the received buffer itself always fits).
     pub reply_bytes: usize,
     /// How long a close may take to send what is queued.
     pub close_timeout: Duration,

@@ -82,7 +82,7 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Data for the handler, with send memory charged ahead so that a reply of one arena buffer is sure to be taken.
+/// Data for the handler, with send memory charged ahead so that a reply is sure to be taken.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     /// The data.
@@ -245,11 +245,20 @@ impl Machine {
             return Err(Refused { payload, why });
         }
         *credit_bytes -= from_credit;
+        let piece = Piece { payload, charge_bytes, held_bytes };
         if self.queue.is_empty() && !self.marks.sending {
-            self.progressed = now;
+            if self.unsent.is_none() {
+                self.progressed = now;
+            }
+            // Nothing is in flight and nothing waits before it: it goes out with the next send, without a turn in the queue.
+            let gather = self.unsent.get_or_insert_with(|| pools.gather());
+            if gather.is_empty() || gather.has_room_within(pools.flow.window_bytes) {
+                gather.push(piece);
+                return Ok(self.sent_mark());
+            }
         }
         self.queue_bytes += held_bytes;
-        pools.messages.push(&mut self.queue, Piece { payload, charge_bytes, held_bytes });
+        pools.messages.push(&mut self.queue, piece);
         if self.queue_bytes > pools.flow.high_mark_bytes || self.queue.count > pools.flow.high_mark_messages() {
             self.marks.over_mark = true;
             self.owe_writable(0);
@@ -304,7 +313,7 @@ impl Machine {
             return None;
         }
         if self.inbox.is_empty()
-            && let Some(credit_bytes) = self.begin_delivery(pools)
+            && let Some(credit_bytes) = self.begin_delivery(buffer.len(), pools)
         {
             return Some(Delivery { buffer: fair_share(buffer, owner, 0, pools), credit_bytes });
         }
@@ -482,7 +491,7 @@ impl Machine {
     fn next_for_handler(&mut self, owner: u32, pools: &mut Pools) -> Option<Step> {
         self.lower_mark(pools);
         if !self.inbox.is_empty()
-            && let Some(credit_bytes) = self.begin_delivery(pools)
+            && let Some(credit_bytes) = self.begin_delivery(pools.messages.first_len(&self.inbox), pools)
             && let Some(piece) = pools.messages.pop(&mut self.inbox)
         {
             pools.lease.refund(piece.charge_bytes);
@@ -498,11 +507,10 @@ impl Machine {
             self.marks.peer_finish_told = true;
             return Some(Step::PeerShutdown);
         }
-        let wanted_bytes = self.wanted_bytes.max(pools.flow.reply_bytes);
         if self.marks.owes_writable
             && !self.marks.over_mark
             && !self.marks.waits_for_memory
-            && self.has_room(wanted_bytes, pools)
+            && self.has_room(self.wanted_bytes, pools)
         {
             self.marks.owes_writable = false;
             if !self.marks.shutdown_wanted {
@@ -518,8 +526,7 @@ impl Machine {
             return None;
         }
         let mut gather = self.unsent.take().unwrap_or_else(|| pools.gather());
-        while gather.has_room()
-            && (gather.is_empty() || gather.remaining() < pools.flow.window_bytes)
+        while (gather.is_empty() || gather.has_room_within(pools.flow.window_bytes))
             && let Some(piece) = pools.messages.pop(&mut self.queue)
         {
             self.queue_bytes -= piece.held_bytes;
@@ -587,14 +594,16 @@ impl Machine {
         self.marks.owes_writable = true;
     }
 
-    /// Whether another message of `bytes` bytes fits into the queue.
-    fn has_room(&self, bytes: usize, pools: &Pools) -> bool {
-        self.queue_bytes + bytes <= pools.flow.queue_bytes && self.queue.count < pools.flow.queue_messages
+    /// Whether a message fits into the queue that has `data_bytes`, or what is promised to a reply if that is more.
+    fn has_room(&self, data_bytes: usize, pools: &Pools) -> bool {
+        self.queue_bytes + pools.flow.reply_bytes.max(data_bytes) <= pools.flow.queue_bytes
+            && self.queue.count < pools.flow.queue_messages
     }
 
-    /// Charges a reply ahead, if the handler may be given data now.
-    fn begin_delivery(&mut self, pools: &mut Pools) -> Option<usize> {
-        if !self.may_read() || !self.has_room(pools.flow.reply_bytes, pools) {
+    /// Charges a reply ahead, if the handler may be given data now. A reply with the received buffer itself costs
+    /// the overhead of a message only, whatever its size.
+    fn begin_delivery(&mut self, data_bytes: usize, pools: &mut Pools) -> Option<usize> {
+        if !self.may_read() || !self.has_room(data_bytes, pools) {
             return None;
         }
         let credit_bytes = pools.reply_charge_bytes();

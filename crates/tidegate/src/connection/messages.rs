@@ -20,6 +20,7 @@ pub(crate) struct Pools {
     /// The limits of each connection.
     pub flow: Flow,
     pub(super) messages: Messages,
+    #[expect(clippy::vec_box, reason = "the boxes are what goes to the engine and comes back")]
     gathers: Vec<Box<Gather>>,
     /// Copies that found no memory, in this turn: the loop has to make room.
     pub pressed: bool,
@@ -128,6 +129,14 @@ impl Messages {
         list.last = place;
         list.count += 1;
         self.in_use += 1;
+    }
+
+    /// The length of the first message of a list; 0 if there is none.
+    pub(super) fn first_len(&self, list: &List) -> usize {
+        match self.nodes.get(list.first as usize) {
+            Some(Node { piece: Some(piece), .. }) if list.count > 0 => piece.payload.len(),
+            _ => 0,
+        }
     }
 
     pub(super) fn pop(&mut self, list: &mut List) -> Option<Piece> {

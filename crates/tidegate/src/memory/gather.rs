@@ -97,9 +97,9 @@ impl Gather {
         self.remaining == 0
     }
 
-    /// Whether another piece may join the next send.
-    pub(crate) fn has_room(&self) -> bool {
-        self.remaining < Self::SLICE_BYTES && self.pieces.len() < Self::PIECES
+    /// Whether another piece may join the next send, with `window_bytes` on the wire at once.
+    pub(crate) fn has_room_within(&self, window_bytes: usize) -> bool {
+        self.remaining < Self::SLICE_BYTES.min(window_bytes) && self.pieces.len() < Self::PIECES
     }
 
     /// What the next send hands to the system: at most [`SLICE_BYTES`](Self::SLICE_BYTES) in at most

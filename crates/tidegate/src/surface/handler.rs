@@ -20,8 +20,8 @@ pub trait Handler: Sized + 'static {
         let _ = connection;
     }
 
-    /// Data has come: at least one byte. It is called only when a reply of one receive buffer is sure to be taken, so a
-    /// handler that answers each call with at most as many bytes as it was given never sees a refusal.
+    /// Data has come: at least one byte. It is called only when one reply is sure to be taken: `data` itself, whatever its size, or
+    /// up to [`Limits::reply_bytes`](crate::Limits) of anything else. So an echo never sees a refusal.
     fn on_read(&mut self, connection: &mut Connection<'_, Self::Message>, data: Buffer);
 
     /// There is room again after a send was refused or had passed the high mark.

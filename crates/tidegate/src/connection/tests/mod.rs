@@ -115,6 +115,12 @@ impl Bench {
         }
     }
 
+    /// Puts one byte in flight, so that what is sent after it waits in the queue.
+    fn occupy(&mut self) -> Box<Gather> {
+        self.send("x").expect("taken");
+        self.gather()
+    }
+
     fn send(&mut self, payload: impl Into<Payload>) -> Result<Sent, Refused> {
         self.machine.send(payload.into(), &mut 0, self.now, &mut self.pools)
     }

@@ -14,15 +14,30 @@ fn limits() -> impl Strategy<Value = (Flow, u32, usize)> {
     let queue = prop_oneof![6 => (8usize << 10)..(32 << 10), 1 => Just(150usize << 10)];
     let marks = (0usize..=100, 0usize..=100);
     let messages = prop_oneof![1u32..=8, Just(100)];
-    let memory = prop_oneof![
-        (Just(0), CREDIT_BYTES..40_000),
-        (Just(CREDIT_BYTES), prop_oneof![Just(0), 0usize..40_000]),
-        (0..3 * CREDIT_BYTES, CREDIT_BYTES..200_000),
-    ];
+    // The reply that is promised, the floor and the reserve: one of the two holds a reply.
+    let reply = prop_oneof![2 => Just(BUFFER_BYTES), 1 => 1usize..2 * BUFFER_BYTES];
+    let memory = reply.prop_flat_map(|reply_bytes| {
+        let credit_bytes = reply_bytes + MESSAGE_OVERHEAD_BYTES;
+        let memory = prop_oneof![
+            (Just(0), credit_bytes..40_000),
+            (Just(credit_bytes), prop_oneof![Just(0), 0usize..40_000]),
+            (0..3 * credit_bytes, credit_bytes..200_000),
+        ];
+        (Just(reply_bytes), memory)
+    });
     let ending = (1u64..2_000, 1u64..2_000, prop_oneof![Just(0u64), 0u64..20_000]);
     (queue, marks, messages, memory, ending, 4096usize..(16 << 10), 0u32..4, 3u32..9).prop_map(
-        |(queue_bytes, (high, low), queue_messages, (floor_bytes, reserve), ending, window_bytes, held, buffers)| {
-            let high_mark_bytes = (queue_bytes - BUFFER_BYTES) * high / 100;
+        |(
+            queue_bytes,
+            (high, low),
+            queue_messages,
+            (reply_bytes, (floor_bytes, reserve)),
+            ending,
+            window_bytes,
+            held,
+            buffers,
+        )| {
+            let high_mark_bytes = (queue_bytes - reply_bytes.max(BUFFER_BYTES)) * high / 100;
             let flow = Flow {
                 window_bytes,
                 queue_bytes,
@@ -31,7 +46,7 @@ fn limits() -> impl Strategy<Value = (Flow, u32, usize)> {
                 low_mark_bytes: high_mark_bytes * low / 100,
                 floor_bytes,
                 held_buffers: held,
-                reply_bytes: BUFFER_BYTES,
+                reply_bytes,
                 close_timeout: Duration::from_millis(ending.0),
                 linger_timeout: Duration::from_millis(ending.1),
                 linger_bytes: ending.2,

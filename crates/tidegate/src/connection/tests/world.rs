@@ -371,10 +371,9 @@ impl World {
                     let message = self.queued.pop_front().expect("a message that was taken");
                     self.begun.push_back(message);
                 }
-                let waiting: usize = self.begun.iter().map(|message| message.bytes).sum();
-                assert_eq!(gather.remaining(), waiting - self.on_wire_of_first);
+                assert_eq!(gather.remaining(), self.begun_bytes());
                 let last = self.begun.back().expect("a message").bytes;
-                assert!(self.begun.len() == 1 || waiting - self.on_wire_of_first - last < self.window_bytes());
+                assert!(self.begun.len() == 1 || self.begun_bytes() - last < self.slice_bytes());
                 self.in_flight = Some(gather);
             }
             Step::ShutdownWrite => {
@@ -445,7 +444,9 @@ impl World {
     }
 
     fn with_data(&mut self, with_data: WithData, mut held: Held, credit_bytes: &mut usize) {
-        let refusable = self.shutdown_called;
+        // Any answer of the promised size is taken, and so is the buffer itself, whatever its size.
+        let is_copy = matches!(with_data, WithData::EchoCopy);
+        let refusable = self.shutdown_called || is_copy && held.buffer.len() > self.pools.flow.reply_bytes;
         let taken = match with_data {
             WithData::Hold => {
                 self.held.push(held);
@@ -525,7 +526,11 @@ impl World {
                     assert!(!too_large && !full, "taken above the limits");
                     self.taken.extend_from_slice(&content);
                     let message = Message { bytes: content.len(), held_bytes, charge_bytes, copy_bytes };
-                    self.queued.push_back(message);
+                    if self.goes_out_next() {
+                        self.begun.push_back(message);
+                    } else {
+                        self.queued.push_back(message);
+                    }
                     let over_bytes = self.queued_bytes() > flow.high_mark_bytes;
                     if over_bytes || self.queued.len() as u32 > flow.high_mark_messages() {
                         self.over_mark = true;
@@ -598,8 +603,20 @@ impl World {
         }
     }
 
-    fn window_bytes(&self) -> usize {
-        self.pools.flow.window_bytes
+    /// What a send may have before another message joins it.
+    fn slice_bytes(&self) -> usize {
+        self.pools.flow.window_bytes.min(Gather::SLICE_BYTES)
+    }
+
+    /// Bytes that the next send has, or the one in flight.
+    fn begun_bytes(&self) -> usize {
+        self.begun.iter().map(|message| message.bytes).sum::<usize>() - self.on_wire_of_first
+    }
+
+    /// Whether a message that is taken now goes into the next send without waiting in the queue.
+    fn goes_out_next(&self) -> bool {
+        let joins = self.begun_bytes() < self.slice_bytes() && self.begun.len() < Gather::PIECES;
+        self.in_flight.is_none() && self.queued.is_empty() && (self.begun.is_empty() || joins)
     }
 
     fn queued_bytes(&self) -> usize {
@@ -609,7 +626,7 @@ impl World {
     /// Whether what was refused would be taken, and a reply to a full buffer anyway.
     fn has_room(&self) -> bool {
         let flow = &self.pools.flow;
-        self.queued_bytes() + self.wanted_bytes.max(BUFFER_BYTES) <= flow.queue_bytes
+        self.queued_bytes() + self.wanted_bytes.max(flow.reply_bytes) <= flow.queue_bytes
             && (self.queued.len() as u32) < flow.queue_messages
     }
 

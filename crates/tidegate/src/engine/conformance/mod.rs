@@ -12,6 +12,7 @@ mod cancelling;
 mod closing;
 mod connecting;
 mod discarding;
+mod expecting;
 mod fixture;
 mod fixture_sim;
 #[cfg(target_os = "linux")]
@@ -95,6 +96,7 @@ macro_rules! common_cases {
                 pausing_a_receive_in_line_gives_up_its_place_and_loses_nothing,
                 closing_a_socket_in_line_lets_the_others_go_on,
                 an_idle_receive_in_line_keeps_no_buffer_from_others,
+                a_buffer_finds_who_has_use_for_it_without_other_traffic,
                 the_end_of_a_stream_is_seen_after_starving,
                 a_lent_buffer_that_comes_home_revives_a_receive_in_line;
             discarding:

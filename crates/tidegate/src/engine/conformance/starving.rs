@@ -1,9 +1,11 @@
 //! An arena without a free buffer: E13.
 
+use std::time::Duration;
+
 use super::fixture::{Fixture, Peer};
 use super::material::pattern;
 use super::rig::{QUIET_TURNS, Rig};
-use crate::engine::{CloseMode, Completion, SocketId};
+use crate::engine::{CloseMode, Completion, Engine, SocketId};
 use crate::memory::Buffer;
 
 /// The sockets that have received something, in the order of the completions, and the buffers.
@@ -184,6 +186,31 @@ pub(super) fn an_idle_receive_in_line_keeps_no_buffer_from_others<F: Fixture>() 
         assert_eq!(rig.receive_exactly(socket, 5), b"awake");
     }
     drop(held);
+    rig.finish();
+}
+
+pub(super) fn a_buffer_finds_who_has_use_for_it_without_other_traffic<F: Fixture>() {
+    let mut rig = Rig::<F>::sized(16, 2);
+    let (_hog, _hog_peer, mut held) = rig.hold_all_buffers();
+    let idle = rig.pairs(6);
+    for (socket, _) in &idle {
+        rig.receive(*socket);
+    }
+    let (socket, mut peer) = rig.pair();
+    rig.write_all(&mut peer, b"busy");
+    rig.receive(socket);
+    rig.expect_quiet();
+    held.pop();
+    // Polls that wait for long: nothing but the buffer can end them.
+    let begin = rig.fixture.engine().now();
+    while rig.received(socket) != b"busy" {
+        let waited = rig.fixture.engine().now().saturating_since(begin);
+        assert!(waited < Duration::from_secs(5), "asleep with a free buffer and data to receive");
+        rig.poll(Duration::from_secs(20));
+    }
+    let waited = rig.fixture.engine().now().saturating_since(begin);
+    assert!(waited < Duration::from_secs(5), "asleep for {waited:?} with a free buffer and data to receive");
+    drop((held, idle));
     rig.finish();
 }
 

@@ -10,16 +10,18 @@ use super::rig::{PATIENCE, Rig, read_available};
 use super::sending::{MORE_THAN_FITS, block};
 use crate::engine::CloseMode;
 
-/// After the engine is gone: waits until every peer has seen an end, of whatever kind.
-fn assert_all_end(peers: &mut [impl Peer]) {
+/// After the engine is gone: waits until every peer has seen an end, of whatever kind, and gives what each has read before.
+fn assert_all_end<P: Peer>(peers: &mut [P]) -> Vec<Vec<u8>> {
     let patience = Instant::now() + PATIENCE;
-    for peer in peers {
+    let read_to_end = |peer: &mut P| {
         let mut bytes = Vec::new();
         while read_available(peer, &mut bytes).is_none() {
             assert!(Instant::now() < patience, "a connection outlives its engine");
             peer.pass_time();
         }
-    }
+        bytes
+    };
+    peers.iter_mut().map(read_to_end).collect()
 }
 
 pub(super) fn tear_down_with_everything_in_flight_frees_everything<F: Fixture>() {
@@ -86,7 +88,10 @@ pub(super) fn tear_down_with_everything_in_flight_frees_everything<F: Fixture>()
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?} to reap what can be cancelled", begin.elapsed());
     assert_eq!(drops.load(Ordering::SeqCst), 5, "every gather is freed");
     assert_eq!(arena.outstanding(), 0, "every buffer is home");
-    assert_all_end(&mut peers);
+    let wanted = pattern(35, MORE_THAN_FITS);
+    for got in &assert_all_end(&mut peers)[..4] {
+        assert_same_bytes(got, &wanted[..got.len()], "what the peer of a blocked send got");
+    }
 }
 
 pub(super) fn tear_down_with_nothing_polled_frees_everything<F: Fixture>() {
@@ -138,10 +143,6 @@ pub(super) fn a_tear_down_without_time_leaks_and_does_not_free<F: Fixture>() {
     block(&mut rig, socket, gather_of(Watched::payload(wanted.clone(), &drops)));
     drop(rig);
     assert_eq!(drops.load(Ordering::SeqCst), 0, "memory that the system may still use was freed");
-    let (mut got, patience) = (Vec::new(), Instant::now() + PATIENCE);
-    while read_available(&mut peer, &mut got).is_none() {
-        assert!(Instant::now() < patience, "a connection outlives its engine");
-        peer.pass_time();
-    }
+    let got = assert_all_end(std::slice::from_mut(&mut peer)).remove(0);
     assert_same_bytes(&got, &wanted[..got.len()], "what the peer got");
 }

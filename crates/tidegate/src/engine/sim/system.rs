@@ -409,7 +409,10 @@ impl Ring {
         }
         state.credit = 0;
         let number = state.number;
-        for _ in 0..network.backlog(number).min(sweep as usize) {
+        // What was accepted before and is still on its way is reported after the call as well.
+        let is_pending = |entry: &&Entry| matches!(entry, Entry::Accepted { listener: of, .. } if *of == listener);
+        let pending = self.entries.values().filter(is_pending).count();
+        for _ in 0..network.backlog(number).min((sweep as usize).saturating_sub(pending)) {
             self.take_connection(listener, network);
         }
         network.unbind(number);

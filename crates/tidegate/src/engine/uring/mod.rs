@@ -13,7 +13,6 @@ mod socket;
 mod starving;
 mod waiting;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -143,7 +142,8 @@ impl Prepared {
             spin: Spin::new(config.spin),
             now: Time::ZERO,
             random: raw::random_seed(),
-            counters: Cell::new(EngineCounters::default()),
+            counters: EngineCounters::default(),
+            reported: Vec::new(),
             #[cfg(test)]
             plant: None,
             ring,
@@ -221,7 +221,9 @@ pub(crate) struct UringEngine {
     began: Instant,
     now: Time,
     random: u64,
-    counters: Cell<EngineCounters>,
+    counters: EngineCounters,
+    /// What the kernel has reported and is being handled: user data, result, flags.
+    reported: Vec<(u64, i32, u32)>,
     config: EngineConfig,
     #[cfg(test)]
     pub(crate) plant: Option<Plant>,
@@ -253,7 +255,7 @@ impl Engine for UringEngine {
     }
 
     fn counters(&self) -> EngineCounters {
-        self.counters.get()
+        self.counters
     }
 
     fn listen(&mut self, listener: UringListener) -> ListenerId {
@@ -435,9 +437,7 @@ impl Engine for UringEngine {
         self.listeners.finish_closes(&mut self.ready);
         completions.extend(self.ready.drain(..));
         self.back_to_the_line();
-        self.count(|counters| {
-            counters.polls += 1;
-        });
+        self.counters.polls += 1;
         debug_assert!(completions.len() >= reported);
         result
     }
@@ -472,7 +472,7 @@ impl UringEngine {
             }
         }
         self.spilled.push_back(entry);
-        self.count(|counters| counters.submissions_deferred += 1);
+        self.counters.submissions_deferred += 1;
     }
 
     fn cancel(&mut self, user_data: u64) {
@@ -496,7 +496,7 @@ impl UringEngine {
         } else {
             self.sockets[id.index].receive.starving = true;
             self.line.join(id);
-            self.count(|counters| counters.starving += 1);
+            self.counters.starving += 1;
         }
     }
 
@@ -538,7 +538,7 @@ impl UringEngine {
         self.sockets[id.index].receive.starving = false;
         let sockets = &self.sockets;
         self.line.leave(|waiting| waits_for_buffer(sockets, waiting));
-        self.count(|counters| counters.starving -= 1);
+        self.counters.starving -= 1;
     }
 
     /// Hands out turns to the receives in line: as many as there are buffers, each for one buffer. Returns whether turns were
@@ -553,7 +553,7 @@ impl UringEngine {
             let sockets = &self.sockets;
             let Some(id) = self.line.next(|waiting| waits_for_buffer(sockets, waiting)) else { break };
             self.sockets[id.index].receive.starving = false;
-            self.count(|counters| counters.starving -= 1);
+            self.counters.starving -= 1;
             self.arm(id, true);
             turns -= 1;
         }
@@ -632,19 +632,13 @@ impl UringEngine {
         self.vacated.push(id.index);
     }
 
-    fn count(&self, change: impl FnOnce(&mut EngineCounters)) {
-        let mut counters = self.counters.get();
-        change(&mut counters);
-        self.counters.set(counters);
-    }
-
     #[cfg(test)]
     fn free_early_if_planted(&mut self, id: SocketId) {
         if self.plant == Some(Plant::FreeOnCancel)
             && let Operation::Send(operation) = &mut self.sockets[id.index].operation
         {
             // The memory and nothing else: the bookkeeping stays right, as it would in a build with this bug.
-            operation.gather.clear(drop);
+            operation.gather_mut().expect("a gather in flight").clear(drop);
         }
     }
 }
@@ -652,22 +646,15 @@ impl UringEngine {
 /// What the kernel reports.
 impl UringEngine {
     fn reap(&mut self, completions: &mut Vec<Completion<UringStream>>) {
-        loop {
-            // The iterator borrows the ring, and handling a completion pushes submissions: so a few at a time.
-            let mut batch = [const { None }; 32];
-            let mut taken = 0;
-            for (place, entry) in batch.iter_mut().zip(self.ring.completion()) {
-                *place = Some((entry.user_data(), entry.result(), entry.flags()));
-                taken += 1;
-            }
-            for (user_data, result, flags) in batch.into_iter().flatten() {
-                self.completed(user_data, result, flags, completions);
-            }
-            self.count(|counters| counters.completions += taken);
-            if taken < 32 {
-                break;
-            }
+        // The iterator borrows the ring, and handling a completion pushes submissions: so all are taken first. There are at most as
+        // many as the completion queue has entries.
+        let mut reported = mem::take(&mut self.reported);
+        reported.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result(), entry.flags())));
+        self.counters.completions += reported.len() as u64;
+        for (user_data, result, flags) in reported.drain(..) {
+            self.completed(user_data, result, flags, completions);
         }
+        self.reported = reported;
     }
 
     fn completed(&mut self, user_data: u64, result: i32, flags: u32, out: &mut Vec<Completion<UringStream>>) {
@@ -740,17 +727,15 @@ impl UringEngine {
             return;
         }
         if ended_by_itself {
-            self.count(|counters| counters.rearmed += 1);
+            self.counters.rearmed += 1;
         }
         match -result {
             0 => self.receive_ended(id, None, out),
             libc::ENOBUFS if discards || !self.sockets[index].receive.wanted => self.receive_goes_on(id, out),
             libc::ENOBUFS => {
                 self.sockets[index].receive.starving = true;
-                self.count(|counters| {
-                    counters.starved += 1;
-                    counters.starving += 1;
-                });
+                self.counters.starved += 1;
+                self.counters.starving += 1;
                 if had_its_turn { self.back_in_line.push(id) } else { self.line.join(id) }
             }
             error if error > 0 && !matches!(error, libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {
@@ -903,7 +888,7 @@ impl fmt::Debug for UringEngine {
         formatter
             .debug_struct("UringEngine")
             .field("in_flight", &self.in_flight)
-            .field("counters", &self.counters.get())
+            .field("counters", &self.counters)
             .finish_non_exhaustive()
     }
 }

@@ -90,15 +90,16 @@ impl Socket {
 
 /// The memory of one send in flight: the gather, and the kernel's description of it.
 pub(super) struct SendOperation {
-    pub gather: Box<Gather>,
+    /// What is sent; `None` while the operation waits to be used again.
+    gather: Option<Box<Gather>>,
     slices: Vec<libc::iovec>,
     header: libc::msghdr,
 }
 
 impl SendOperation {
     /// Describes the next slice of `gather`. The description stays where it is until the operation is dropped.
-    fn describe(&mut self) {
-        for slice in self.gather.slices() {
+    fn describe(&mut self, gather: &Gather) {
+        for slice in gather.slices() {
             self.slices.push(libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() });
         }
         self.header.msg_iov = self.slices.as_mut_ptr();
@@ -108,6 +109,12 @@ impl SendOperation {
     /// The slices, for a send of one.
     pub(super) fn slices(&self) -> &[libc::iovec] {
         &self.slices
+    }
+
+    /// What is sent, for a test that frees it too early.
+    #[cfg(test)]
+    pub(super) fn gather_mut(&mut self) -> Option<&mut Gather> {
+        self.gather.as_deref_mut()
     }
 
     /// The message header, for a gathered send.
@@ -121,6 +128,7 @@ impl SendOperation {
 /// In debug builds the descriptions of finished operations carry the pattern of freed memory, checked on reuse.
 #[derive(Default)]
 pub(super) struct SendOperations {
+    #[expect(clippy::vec_box, reason = "the system knows their addresses while they are in flight")]
     spare: Vec<Box<SendOperation>>,
 }
 
@@ -133,23 +141,23 @@ impl SendOperations {
         let mut operation = match self.spare.pop() {
             Some(mut spare) => {
                 spare.assert_spare_poisoned();
-                spare.gather = gather;
                 spare
             }
             None => Box::new(SendOperation {
-                gather,
+                gather: None,
                 slices: Vec::new(),
                 // SAFETY: a msghdr is numbers and pointers, for which all zeroes is a value.
                 header: unsafe { std::mem::zeroed() },
             }),
         };
-        operation.describe();
+        operation.describe(&gather);
+        operation.gather = Some(gather);
         operation
     }
 
     /// Takes the gather out of an operation that has had its last completion.
     pub(super) fn end(&mut self, mut operation: Box<SendOperation>) -> Box<Gather> {
-        let gather = std::mem::take(&mut operation.gather);
+        let gather = operation.gather.take();
         operation.slices.clear();
         operation.header.msg_iov = std::ptr::null_mut();
         operation.header.msg_iovlen = 0;
@@ -157,7 +165,8 @@ impl SendOperations {
         if self.spare.len() < Self::SPARE_MAX {
             self.spare.push(operation);
         }
-        gather
+        // There is always one: `begin` put it there, and `end` consumes the operation.
+        gather.unwrap_or_default()
     }
 }
 
