@@ -8,7 +8,6 @@ mod world;
 
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
