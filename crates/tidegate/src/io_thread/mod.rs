@@ -61,7 +61,7 @@ pub(crate) struct Setup<E: Engine> {
     /// What all threads share.
     pub shared: Arc<ServerShared>,
     /// The common reserve of send memory.
-    pub reserve: std::sync::Arc<SendReserve>,
+    pub reserve: Arc<SendReserve>,
     /// The limits of each connection.
     pub flow: crate::connection::Flow,
     /// The most connections of the whole server.
