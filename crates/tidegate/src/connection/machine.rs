@@ -558,6 +558,22 @@ impl Machine {
             && !self.marks.sending
     }
 
+    /// Whether there is certainly no next step: open, nothing to send, nothing owed, nothing kept, receiving.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let marks = &self.marks;
+        self.life == Life::Open
+            && self.unsent.is_none()
+            && self.queue.is_empty()
+            && self.inbox.is_empty()
+            && marks.receiving
+            && !(marks.paused_by_handler
+                || marks.over_mark
+                || marks.waits_for_memory
+                || marks.owes_writable
+                || marks.peer_finished
+                || marks.shutdown_wanted)
+    }
+
     /// Whether it waits in line for send memory.
     pub(crate) fn waits_for_memory(&self) -> bool {
         self.marks.waits_for_memory && self.life == Life::Open

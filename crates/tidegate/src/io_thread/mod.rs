@@ -258,13 +258,27 @@ impl<E: Engine> IoThread<E> {
         match completion {
             Completion::Received { socket, buffer } => self.received(socket, buffer),
             Completion::Sent { socket, gather, result } => {
-                let Some((slot, pools)) = self.touch(socket) else { return };
-                let bytes = slot.machine.sent(gather, result, pools.1, pools.0);
+                let Some(slot) = self.slots.get_mut(socket.index) else { return };
+                debug_assert!(slot.in_use && slot.key.generation == socket.generation, "a completion for {socket:?}");
+                let bytes = slot.machine.sent(gather, result, self.context.now, &mut self.pools);
                 self.tally.bytes_sent += bytes as u64;
                 if bytes > 0 {
                     self.call(socket.index, |table, key, view| table.on_sent(key, view, bytes));
                 }
+                // Most sends end with nothing more to do: flush is spared the look.
+                if !self.slots[socket.index].machine.is_quiet() || self.phase != Phase::Running {
+                    self.mark_dirty(socket.index);
+                }
             }
+            other => self.dispatch_rest(other),
+        }
+    }
+
+    /// What happens a few times in the life of a connection, apart from what happens all the time.
+    #[inline(never)]
+    fn dispatch_rest(&mut self, completion: Completion<E::Stream>) {
+        match completion {
+            Completion::Received { .. } | Completion::Sent { .. } => {}
             Completion::PeerFinished { socket } => {
                 if let Some((slot, pools)) = self.touch(socket) {
                     slot.machine.peer_finished(pools.0);
@@ -344,6 +358,8 @@ impl<E: Engine> IoThread<E> {
     }
 
     /// Makes the handler of a connection that has just arrived.
+    #[cold]
+    #[inline(never)]
     fn open(&mut self, connection: NewConnection<E::Stream>) {
         let NewConnection { stream, peer, listener } = connection;
         let Ok(socket) = self.engine.adopt(stream) else {
@@ -377,6 +393,8 @@ impl<E: Engine> IoThread<E> {
     }
 
     /// The engine has closed a socket: the connection is over.
+    #[cold]
+    #[inline(never)]
     fn released(&mut self, socket: SocketId) {
         let slot = &mut self.slots[socket.index];
         debug_assert!(slot.in_use && slot.key.generation == socket.generation);
@@ -437,6 +455,8 @@ impl<E: Engine> IoThread<E> {
     }
 
     /// A handler has panicked: its connection ends, it is dropped without a goodbye, and the server goes on.
+    #[cold]
+    #[inline(never)]
     fn panicked(&mut self, index: u32, panic: Box<dyn std::any::Any + Send>) {
         swallow(panic, "a handler panicked: its connection is closed");
         let slot = &mut self.slots[index];
@@ -533,9 +553,14 @@ impl<E: Engine> IoThread<E> {
     /// Does what a new phase of the server asks for, once.
     fn follow_phase(&mut self) {
         let phase = self.shared.phase();
-        if phase == self.phase {
-            return;
+        if phase != self.phase {
+            self.enter_phase(phase);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enter_phase(&mut self, phase: Phase) {
         self.phase = phase;
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.close(&mut self.engine);
@@ -551,11 +576,15 @@ impl<E: Engine> IoThread<E> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn abort_all(&mut self) {
         self.phase = Phase::Aborting;
         self.mark_all_dirty();
     }
 
+    #[cold]
+    #[inline(never)]
     fn mark_all_dirty(&mut self) {
         let live: Vec<u32> = self.slots.iter_mut().filter(|(_, slot)| slot.in_use).map(|(index, _)| index).collect();
         for index in live {
@@ -641,6 +670,14 @@ impl<E: Engine> IoThread<E> {
 
     /// Lets connections that wait for send memory try again, first come first served.
     fn retry_memory(&mut self) {
+        if !self.memory_line.is_empty() {
+            self.serve_memory_line();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn serve_memory_line(&mut self) {
         for _ in 0..MEMORY_TURNS {
             let Some(&key) = self.memory_line.front() else { return };
             let current = self.is_current(key);
@@ -660,9 +697,14 @@ impl<E: Engine> IoThread<E> {
 
     /// Under pressure, the connection that has gone longest without progress is closed: one a turn.
     fn make_room(&mut self) {
-        if !std::mem::take(&mut self.pools.pressed) {
-            return;
+        if std::mem::take(&mut self.pools.pressed) {
+            self.close_the_most_stalled();
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn close_the_most_stalled(&mut self) {
         let stalled = self.slots.iter_mut().filter(|(_, slot)| slot.in_use);
         let stalled = stalled.filter_map(|(index, slot)| slot.machine.stalled_since().map(|since| (since, index)));
         if let Some((since, index)) = stalled.min() {

@@ -28,8 +28,16 @@ pub struct Buffer {
 
 enum Home {
     Arena(Rc<ArenaInner>),
-    /// The base of a boxed slice of `index_or_capacity` bytes, charged to the lease.
-    Copy(NonNull<u8>, Rc<SendLease>),
+    /// A block of `index_or_capacity` bytes. Boxed, so that the common case stays small.
+    Copy(Box<CopyHome>),
+}
+
+/// The block of a copy.
+struct CopyHome {
+    /// The base of a leaked boxed slice.
+    base: NonNull<u8>,
+    /// What it is charged to.
+    lease: Rc<SendLease>,
 }
 
 impl Buffer {
@@ -47,7 +55,12 @@ impl Buffer {
         let block = Box::leak(Box::<[u8]>::from(bytes));
         let capacity = block.len() as u32;
         let base = NonNull::from(block).cast::<u8>();
-        Ok(Self { data: base, length: capacity, index_or_capacity: capacity, home: Home::Copy(base, Rc::clone(lease)) })
+        Ok(Self {
+            data: base,
+            length: capacity,
+            index_or_capacity: capacity,
+            home: Home::Copy(Box::new(CopyHome { base, lease: Rc::clone(lease) })),
+        })
     }
 
     /// Drops the first `count` bytes; the rest stays where it is.
@@ -130,10 +143,10 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         match &self.home {
             Home::Arena(inner) => inner.release(self.index_or_capacity),
-            Home::Copy(base, lease) => {
+            Home::Copy(home) => {
                 let capacity = self.index_or_capacity as usize;
-                lease.refund(capacity);
-                let block = std::ptr::slice_from_raw_parts_mut(base.as_ptr(), capacity);
+                home.lease.refund(capacity);
+                let block = std::ptr::slice_from_raw_parts_mut(home.base.as_ptr(), capacity);
                 // SAFETY: made by `Box::leak` of a slice of exactly this length in `copied`, freed once.
                 drop(unsafe { Box::from_raw(block) });
             }

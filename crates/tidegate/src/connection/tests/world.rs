@@ -335,7 +335,9 @@ impl World {
         self.steps = 0;
         loop {
             self.lower_mark();
+            let is_quiet = self.machine.is_quiet();
             let Some(step) = self.machine.next_step(OWNER, &mut self.pools) else { break };
+            assert!(!is_quiet, "{step:?} of a connection that said there is nothing to do");
             assert!(self.closed.is_none(), "{step:?} after the close");
             self.steps += 1;
             assert!(self.steps < 500, "steps without end, the last is {step:?}");
