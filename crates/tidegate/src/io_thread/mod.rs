@@ -199,6 +199,7 @@ impl<E: Engine> IoThread<E> {
     /// When the engine itself fails.
     pub(crate) fn run(&mut self) -> io::Result<Tally> {
         while self.turn()? == Turn::Running {}
+        tracing::debug!(thread = self.context.thread, counters = ?self.engine.counters(), "an I/O thread has drained");
         Ok(self.tally.clone())
     }
 

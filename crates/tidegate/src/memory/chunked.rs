@@ -75,6 +75,7 @@ impl<T> Chunked<T> {
     }
 
     /// Bytes that are allocated: the chunks and the directory, not what the entries own elsewhere.
+    #[cfg(test)]
     pub(crate) fn capacity_bytes(&self) -> usize {
         let directory = self.chunks.capacity() * size_of::<Option<Box<[T]>>>();
         let chunks = self.chunks.iter().flatten();
@@ -180,6 +181,7 @@ impl FreeList {
     }
 
     /// How many indices are taken.
+    #[cfg(test)]
     pub(crate) fn in_use(&self) -> u32 {
         self.first_unused - self.returned.len() as u32
     }

@@ -68,7 +68,7 @@ pub(super) enum Operation {
     /// A send.
     Send(Box<SendOperation>),
     /// A connect, with the address that the kernel reads.
-    Connect(Box<KernelAddress>),
+    Connect(#[expect(dead_code, reason = "held for the kernel, which reads it")] Box<KernelAddress>),
 }
 
 impl Socket {
