@@ -31,6 +31,10 @@ impl Listener {
         self.address
     }
 
+    pub(crate) fn backlog_connections(&self) -> u32 {
+        self.backlog
+    }
+
     pub(crate) fn bind(&self) -> io::Result<TcpListener> {
         let domain = socket2::Domain::for_address(self.address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;

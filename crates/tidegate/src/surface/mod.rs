@@ -7,6 +7,7 @@ mod limits;
 mod listener;
 mod report;
 mod server;
+mod simulation;
 mod table;
 
 pub use self::connection::Connection;
@@ -17,3 +18,8 @@ pub use self::listener::Listener;
 pub use self::report::Report;
 pub use self::server::{BindError, Bound, EngineChoice, RunError, Server, ServerBuilder, ServerHandle};
 pub use crate::io_thread::Accepted;
+
+/// The same server in a simulated world: see [`Simulation`](sim::Simulation).
+pub mod sim {
+    pub use super::simulation::{Client, Next, Peer, Simulation, Violation};
+}

@@ -127,6 +127,26 @@ impl ServerBuilder {
     }
 }
 
+/// What the simulation builds the same server from.
+impl ServerBuilder {
+    pub(super) fn limits_checked(&self) -> Result<Limits, LimitsError> {
+        self.limits.check()?;
+        Ok(self.limits.clone())
+    }
+
+    pub(super) fn thread_count(&self) -> Option<usize> {
+        self.threads.map(NonZeroUsize::get)
+    }
+
+    pub(super) fn listener_addresses(&self) -> impl Iterator<Item = (SocketAddr, u32)> {
+        self.listeners.iter().map(|described| (described.listener.address(), described.listener.backlog_connections()))
+    }
+
+    pub(super) fn make_tables(&self) -> Vec<Box<dyn Handlers>> {
+        self.listeners.iter().map(|described| (described.table)(&self.limits)).collect()
+    }
+}
+
 impl std::fmt::Debug for ServerBuilder {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let listeners: Vec<_> = self.listeners.iter().map(|described| described.listener.address()).collect();
@@ -221,7 +241,7 @@ impl Bound {
 
     /// A way to stop the server from any thread.
     pub fn handle(&self) -> ServerHandle {
-        ServerHandle { shared: Arc::clone(&self.shared) }
+        ServerHandle::new(Arc::clone(&self.shared))
     }
 
     /// Serves until a [`ServerHandle`] drains or aborts it.
@@ -315,6 +335,10 @@ pub struct ServerHandle {
 }
 
 impl ServerHandle {
+    pub(super) fn new(shared: Arc<ServerShared>) -> Self {
+        Self { shared }
+    }
+
     /// Drains: what the backlog holds is accepted, the listeners are closed, what is queued is sent, connections that are idle
     /// (nothing queued, in flight or unread) are closed, and what is left after
     /// [`Limits::shutdown_grace`] is aborted. Then [`Bound::run`] returns.

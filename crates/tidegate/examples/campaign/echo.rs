@@ -1,0 +1,271 @@
+//! One simulated run of an echo server: what serves, who connects, what must hold.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use tidegate::sim::{Client, Next, Peer, Simulation, Violation};
+use tidegate::{Buffer, Connection, Handler, Limits, Listener, Payload, Report, Server, Time};
+
+/// What came of one run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub report: Report,
+    pub hash: u64,
+    pub events: u64,
+}
+
+/// Runs the echo server of `seed` in a hostile world, with limits and clients that the seed chooses too.
+///
+/// # Errors
+/// The violation, which carries the seed and the last events.
+pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Violation> {
+    let mut simulation = Simulation::hostile(seed);
+    simulation.keep_trace(trace_events);
+    let server = Server::builder()
+        .limits(limits(&simulation))
+        .listen(Listener::tcp(([10, 0, 0, 1], 7007).into()), |_| Echo)
+        .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()), |_| Later::default());
+    let addresses = match simulation.serve(server) {
+        Ok(addresses) => addresses,
+        Err(error) => panic!("seed {seed}: {error}"),
+    };
+    for _ in 0..8 + simulation.random_below(12) {
+        let address = addresses[simulation.random_below(2) as usize];
+        let after = Duration::from_micros(simulation.random_below(2_000_000));
+        let client = EchoClient::new(&simulation);
+        simulation.client(address, after, client);
+    }
+    let report = simulation.run()?;
+    let outcome = Outcome { report, hash: simulation.trace_hash(), events: simulation.trace_count() };
+    Ok((outcome, simulation))
+}
+
+/// Limits small enough to be reached.
+fn limits(simulation: &Simulation) -> Limits {
+    let queue = 16_384 << simulation.random_below(3);
+    Limits {
+        max_connections: 3 + simulation.random_below(20) as u32,
+        receive_buffers: 2 + simulation.random_below(30) as u32,
+        receive_buffer_bytes: 4096,
+        held_buffers: simulation.random_below(4) as u32,
+        lent_buffers: 1,
+        send_memory_bytes: simulation.random_below(200_000) as usize,
+        window_bytes: 4096 << simulation.random_below(5),
+        send_queue_bytes: queue,
+        send_queue_messages: 2 + simulation.random_below(60) as u32,
+        high_mark_bytes: queue / 2,
+        low_mark_bytes: queue / 4,
+        ..Limits::default()
+    }
+}
+
+/// Sends back what comes.
+struct Echo;
+
+impl Handler for Echo {
+    type Message = Infallible;
+
+    fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {
+        if let Err(refused) = connection.send(data) {
+            panic!("an echo was refused: {refused}");
+        }
+    }
+}
+
+/// Sends back what comes, a little later: holds buffers meanwhile, and doesn't read while it holds many.
+#[derive(Default)]
+struct Later {
+    held: VecDeque<Payload>,
+    peer_finished: bool,
+}
+
+impl Later {
+    const HELD_MAX: usize = 3;
+
+    /// Sends what is held, as far as it is taken; the rest waits for `on_writable`.
+    fn send_held(&mut self, connection: &mut Connection<'_>) {
+        while let Some(payload) = self.held.pop_front() {
+            // A copy half of the time, so that send memory is charged.
+            let payload = if connection.random() % 2 == 0 { Payload::copy_from(payload.as_slice()) } else { payload };
+            if let Err(refused) = connection.send(payload) {
+                self.held.push_front(refused.payload);
+                return;
+            }
+        }
+        connection.resume_read();
+        if self.peer_finished {
+            connection.shutdown();
+        }
+    }
+}
+
+impl Handler for Later {
+    type Message = Infallible;
+
+    fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {
+        self.held.push_back(data.into());
+        if self.held.len() >= Self::HELD_MAX {
+            connection.pause_read();
+        }
+        let after = Duration::from_micros(connection.random() % 20_000);
+        connection.set_timer(0, after);
+    }
+
+    fn on_timer(&mut self, connection: &mut Connection<'_>, _timer: u8) {
+        self.send_held(connection);
+    }
+
+    fn on_writable(&mut self, connection: &mut Connection<'_>) {
+        self.send_held(connection);
+    }
+
+    fn on_peer_shutdown(&mut self, connection: &mut Connection<'_>) {
+        self.peer_finished = true;
+        self.send_held(connection);
+    }
+}
+
+/// A client that sends numbered bytes and wants exactly those back.
+struct EchoClient {
+    manner: Manner,
+    total: u64,
+    sent: u64,
+    received: u64,
+    finished: bool,
+    /// Doesn't read before this.
+    reads_from: Time,
+    /// Ends, one way or another, at this.
+    ends_at: Time,
+}
+
+/// How a client behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Manner {
+    /// Sends all, finishes, reads all.
+    Whole,
+    /// Sends all, reads all, closes without finishing first.
+    Hasty,
+    /// Sends without reading for a while.
+    Late,
+    /// Sends and never reads; resets in the end.
+    Stuck,
+    /// Resets somewhere in the middle.
+    Rude,
+    /// Says nothing and closes in the end.
+    Silent,
+}
+
+impl EchoClient {
+    fn new(simulation: &Simulation) -> Self {
+        let manner = match simulation.random_below(10) {
+            0..=3 => Manner::Whole,
+            4..=5 => Manner::Hasty,
+            6 => Manner::Late,
+            7 => Manner::Stuck,
+            8 => Manner::Rude,
+            _ => Manner::Silent,
+        };
+        // Every order of magnitude from one byte to a quarter of a megabyte.
+        let total = 1 + simulation.random_below(1 << simulation.random_below(19));
+        let (reads_from, ends_at) = (Time::ZERO, Time::MAX);
+        Self { manner, total, sent: 0, received: 0, finished: false, reads_from, ends_at }
+    }
+
+    /// The byte at a position of the stream: neighbours differ, and so do positions a buffer apart.
+    fn byte_at(position: u64) -> u8 {
+        (position ^ position >> 8 ^ position >> 16).wrapping_mul(167) as u8
+    }
+
+    fn begin(&mut self, peer: &Peer) {
+        let later = |peer: &Peer| {
+            let after = Duration::from_millis(1 + peer.random_below(3_000));
+            peer.wake_after(after);
+            peer.now() + after
+        };
+        match self.manner {
+            Manner::Whole | Manner::Hasty => {}
+            Manner::Late => self.reads_from = later(peer),
+            Manner::Stuck => {
+                self.reads_from = Time::MAX;
+                self.ends_at = later(peer);
+            }
+            Manner::Rude | Manner::Silent => self.ends_at = later(peer),
+        }
+    }
+
+    fn write(&mut self, peer: &mut Peer) -> Result<(), ErrorKind> {
+        let mut chunk = [0; 3000];
+        while self.manner != Manner::Silent && self.sent < self.total {
+            let length = (self.total - self.sent).min(1 + peer.random_below(chunk.len() as u64));
+            for (offset, byte) in (0..length).zip(&mut chunk) {
+                *byte = Self::byte_at(self.sent + offset);
+            }
+            match peer.write(&chunk[..length as usize]) {
+                Ok(written) => self.sent += written as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.kind()),
+            }
+        }
+        if self.sent == self.total && matches!(self.manner, Manner::Whole | Manner::Late) && !self.finished {
+            self.finished = true;
+            peer.shutdown_write().map_err(|error| error.kind())?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether the end of the stream was read.
+    fn read(&mut self, peer: &mut Peer) -> Result<bool, String> {
+        let mut bytes = [0; 2048];
+        loop {
+            let length = match peer.read(&mut bytes) {
+                Ok(0) => return Ok(true),
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                // The world resets connections; the server says why in its report.
+                Err(_) => return Ok(true),
+            };
+            for (offset, &byte) in bytes[..length].iter().enumerate() {
+                let position = self.received + offset as u64;
+                if position >= self.sent {
+                    return Err(format!("byte {position} came back, but only {} were sent", self.sent));
+                }
+                if byte != Self::byte_at(position) {
+                    return Err(format!("byte {position} came back as {byte:#04x}"));
+                }
+            }
+            self.received += length as u64;
+        }
+    }
+}
+
+impl Client for EchoClient {
+    fn turn(&mut self, peer: &mut Peer) -> Next {
+        if self.ends_at == Time::MAX && self.reads_from == Time::ZERO {
+            self.begin(peer);
+        }
+        let connected = peer.is_connected();
+        let broken = match self.write(peer) {
+            Ok(()) => false,
+            Err(_) => true,
+        };
+        if peer.now() >= self.ends_at {
+            return if self.manner == Manner::Silent { Next::Close } else { Next::Reset };
+        }
+        if peer.now() >= self.reads_from {
+            match self.read(peer) {
+                Err(what) => return Next::Failed(what),
+                Ok(false) if self.manner == Manner::Hasty && self.received == self.total => return Next::Close,
+                Ok(false) => {}
+                // An orderly end, on a connection that is still there, must come after everything; the drain begins only when
+                // all clients are done.
+                Ok(true) if connected && peer.is_connected() && self.received < self.sent => {
+                    return Next::Failed(format!("the end came after {} of {} bytes", self.received, self.sent));
+                }
+                Ok(true) => return Next::Close,
+            }
+        }
+        if broken { Next::Close } else { Next::Wait }
+    }
+}

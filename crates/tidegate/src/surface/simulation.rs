@@ -1,0 +1,476 @@
+//! The same server in a simulated world.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::connection::CloseReason;
+use crate::engine::EngineConfig;
+use crate::engine::sim::{Fault, Faults, SimEngine, SimPeer, SimStream, Step, World};
+use crate::io_thread::{HANDOVER_CONNECTIONS, Handover, IoThread, ServerShared, Setup, ThreadShared, Turn};
+use crate::memory::SendReserve;
+use crate::surface::{BindError, Report, ServerBuilder, ServerHandle};
+use crate::sync::Arc;
+use crate::time::Time;
+
+/// A world with a virtual clock, a network, clients, and one server: all on one thread, all decided by one seed.
+///
+/// The server is built by the very [`ServerBuilder`] that production uses, with its I/O threads interleaved on the calling
+/// thread. A run of one seed is the same every time, in every build: [`trace_hash`](Self::trace_hash) tells.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use std::time::Duration;
+/// use tidegate::{Buffer, Connection, Handler, Listener, Server};
+/// use tidegate::sim::{Client, Next, Peer, Simulation};
+///
+/// struct Echo;
+/// impl Handler for Echo {
+///     type Message = Infallible;
+///     fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {
+///         let _ = connection.send(data);
+///     }
+/// }
+///
+/// /// Says "hi" and wants it back.
+/// struct Hi { said: bool }
+/// impl Client for Hi {
+///     fn turn(&mut self, peer: &mut Peer) -> Next {
+///         if !self.said && peer.write(b"hi").is_ok() {
+///             self.said = true;
+///         }
+///         let mut answer = [0; 2];
+///         match peer.read(&mut answer) {
+///             Ok(2) => { assert_eq!(&answer, b"hi"); Next::Close }
+///             _ => Next::Wait,
+///         }
+///     }
+/// }
+///
+/// let mut simulation = Simulation::new(7);
+/// let server = Server::builder().listen(Listener::tcp("10.0.0.1:7007".parse()?), |_| Echo);
+/// let address = simulation.serve(server)?[0];
+/// simulation.client(address, Duration::from_millis(3), Hi { said: false });
+/// let report = simulation.run()?;
+/// assert_eq!((report.connections(), report.bytes_sent()), (1, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Simulation {
+    world: World,
+    threads: Vec<Option<IoThread<SimEngine>>>,
+    server: Option<Served>,
+    /// Clients that have begun, by the number of their peer.
+    clients: BTreeMap<u32, (Peer, Box<dyn Client>)>,
+    /// Clients that begin later, by the token of their timer.
+    waiting: BTreeMap<u64, (SocketAddr, Box<dyn Client>)>,
+    clients_begun: u64,
+    report: Report,
+    steps_max: u64,
+}
+
+/// What is known of the server besides its threads.
+struct Served {
+    shared: Arc<ServerShared>,
+    reserve: std::sync::Arc<SendReserve>,
+    connections_max: u32,
+    queue_bytes_max: usize,
+}
+
+/// A client, driven by the simulation.
+pub trait Client {
+    /// Called when the client's connection can do something: it is established or has failed, data or the end has arrived, there
+    /// is room to write, or a wake-up that it asked for is due. Spurious calls happen. Never blocks.
+    fn turn(&mut self, peer: &mut Peer) -> Next;
+}
+
+/// What becomes of a client after its turn.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// It goes on when something happens.
+    Wait,
+    /// It closes its connection in order and is done.
+    Close,
+    /// It resets its connection and is done.
+    Reset,
+    /// It has seen what must not be: the run ends as a [`Violation`] with this text.
+    Failed(String),
+}
+
+/// A client's end of a connection in a [`Simulation`]. Nothing blocks.
+pub struct Peer {
+    peer: SimPeer,
+    world: World,
+}
+
+impl Peer {
+    /// Writes as much of `bytes` as there is room for; returns how much.
+    ///
+    /// # Errors
+    /// `WouldBlock` while there is no room or no connection yet; `ConnectionReset`, `BrokenPipe`, `ConnectionRefused`.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.peer.write(bytes)
+    }
+
+    /// Reads what has arrived, as much as fits; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` while nothing is there; `ConnectionReset`, `ConnectionRefused`.
+    pub fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.peer.read(bytes)
+    }
+
+    /// Finishes writing: the server sees the end of the stream after what was written.
+    ///
+    /// # Errors
+    /// When there is no connection any more.
+    pub fn shutdown_write(&mut self) -> io::Result<()> {
+        self.peer.shutdown_write()
+    }
+
+    /// Whether the connection is established and has not failed.
+    pub fn is_connected(&self) -> bool {
+        self.peer.is_connected()
+    }
+
+    /// Calls for a turn `after` from now.
+    pub fn wake_after(&self, after: Duration) {
+        self.peer.wake_after(after);
+    }
+
+    /// The virtual time.
+    pub fn now(&self) -> Time {
+        self.world.now()
+    }
+
+    /// A number below `bound`, from the seed.
+    pub fn random_below(&self, bound: u64) -> u64 {
+        self.world.random_below(bound)
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.peer.fmt(formatter)
+    }
+}
+
+/// Something that must never happen has happened. The text has the seed, which replays it, and the last events.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    seed: u64,
+    what: String,
+    trace: String,
+}
+
+impl Violation {
+    /// The seed that replays it.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "seed {}: {}\nthe last events:\n{}", self.seed, self.what, self.trace)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+impl Simulation {
+    /// A clean world: nothing goes wrong, and every connection is alike.
+    pub fn new(seed: u64) -> Self {
+        Self::with(World::new(seed, Faults::none()))
+    }
+
+    /// A hostile world: short receives and sends, late and reordered completions, resets, stalls, an arena that is empty for a
+    /// while, accepts and connects that fail, cancels that lose their race, deferred submissions, late closes, clocks that jump; good
+    /// and bad connections.
+    pub fn hostile(seed: u64) -> Self {
+        Self::with(World::new(seed, Faults::everything()))
+    }
+
+    fn with(world: World) -> Self {
+        Self {
+            world,
+            threads: Vec::new(),
+            server: None,
+            clients: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            clients_begun: 0,
+            report: Report::default(),
+            steps_max: 20_000_000,
+        }
+    }
+
+    /// Binds and starts the server that `builder` describes, with two I/O threads unless it says otherwise. Returns the addresses of
+    /// its listeners; port 0 gets a free one.
+    ///
+    /// # Errors
+    /// As [`ServerBuilder::bind`].
+    ///
+    /// # Panics
+    /// If the simulation serves already.
+    pub fn serve(&mut self, builder: ServerBuilder) -> Result<Vec<SocketAddr>, BindError> {
+        assert!(self.server.is_none(), "a simulation has one server");
+        let limits = builder.limits_checked()?;
+        let threads = builder.thread_count().unwrap_or(2);
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for (address, backlog) in builder.listener_addresses() {
+            let bound = self.world.listen(address, backlog).map_err(|source| BindError::Listen { address, source })?;
+            addresses.push(bound.local_addr());
+            listeners.push(bound);
+        }
+        let config = EngineConfig {
+            sockets: limits.max_connections,
+            arena: limits.arena(),
+            receive_budget_bytes: limits.read_budget_bytes,
+            submission_entries: EngineConfig::SUBMISSION_ENTRIES,
+            completion_entries: EngineConfig::COMPLETION_ENTRIES,
+            spin: Duration::ZERO,
+            teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+        };
+        let engines: Vec<SimEngine> = (0..threads).map(|_| SimEngine::new(&self.world, config.clone())).collect();
+        let shared = engines.iter().map(|engine| ThreadShared::new(engine_waker(engine), limits.max_connections));
+        let shared = ServerShared::new(shared.collect());
+        let reserve = SendReserve::new(limits.send_memory_bytes);
+        let handovers: Vec<Handover<SimStream>> =
+            engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
+        let mut listeners = Some(listeners);
+        for (number, engine) in engines.into_iter().enumerate() {
+            let setup = Setup {
+                number,
+                engine,
+                listeners: listeners.take(),
+                addresses: addresses.clone(),
+                tables: builder.make_tables(),
+                handovers: handovers.clone(),
+                shared: Arc::clone(&shared),
+                reserve: reserve.clone(),
+                flow: limits.flow(),
+                connections_max: limits.max_connections,
+                timers_per_connection: limits.timers_per_connection,
+                shutdown_grace: limits.shutdown_grace,
+            };
+            self.threads.push(Some(IoThread::new(setup)));
+        }
+        self.server = Some(Served {
+            shared,
+            reserve,
+            connections_max: limits.max_connections,
+            queue_bytes_max: limits.send_queue_bytes,
+        });
+        Ok(addresses)
+    }
+
+    /// Lets `client` connect to `address`, `after` from now.
+    pub fn client(&mut self, address: SocketAddr, after: Duration, client: impl Client + 'static) {
+        let token = self.clients_begun;
+        self.clients_begun += 1;
+        self.waiting.insert(token, (address, Box::new(client)));
+        self.world.call_at(self.world.now() + after, token);
+    }
+
+    /// A number below `bound`, from the seed.
+    pub fn random_below(&self, bound: u64) -> u64 {
+        self.world.random_below(bound)
+    }
+
+    /// A way to stop the server.
+    ///
+    /// # Panics
+    /// If nothing is served.
+    pub fn handle(&self) -> ServerHandle {
+        match &self.server {
+            Some(server) => ServerHandle::new(Arc::clone(&server.shared)),
+            None => panic!("the simulation serves nothing yet"),
+        }
+    }
+
+    /// Keeps the last `events` events for the text of a [`Violation`] (200 unless set; 0 is fastest).
+    pub fn keep_trace(&self, events: usize) {
+        self.world.keep_trace(events);
+    }
+
+    /// Everything that has happened so far, as one number.
+    pub fn trace_hash(&self) -> u64 {
+        self.world.trace_hash()
+    }
+
+    /// How many events have happened so far.
+    pub fn trace_count(&self) -> u64 {
+        self.world.trace_count()
+    }
+
+    /// How often each kind of fault has struck so far.
+    pub fn faults_struck(&self) -> impl Iterator<Item = (String, u64)> {
+        Fault::ALL.into_iter().map(|fault| (format!("{fault:?}"), self.world.struck(fault)))
+    }
+
+    /// Runs until every client is done, then drains the server and runs until it has ended. In between and at the end, everything that
+    /// must hold is checked.
+    ///
+    /// # Errors
+    /// [`Violation`]: a client has failed, an invariant doesn't hold, or nothing goes on any more.
+    ///
+    /// # Panics
+    /// When an assertion inside the server fails; the seed replays that too.
+    pub fn run(&mut self) -> Result<Report, Violation> {
+        let mut draining = false;
+        for step in 0..self.steps_max {
+            if !draining && self.clients.is_empty() && self.waiting.is_empty() {
+                draining = true;
+                if let Some(server) = &self.server {
+                    ServerHandle::new(Arc::clone(&server.shared)).drain();
+                }
+            }
+            match self.world.step() {
+                Step::Engine(number) => self.turn_thread(number)?,
+                Step::Peer(number) => self.turn_client(number)?,
+                Step::Timer(token) => self.begin_client(token)?,
+                Step::Idle if draining && self.threads.iter().all(Option::is_none) => return self.finish(),
+                Step::Idle => {
+                    let connections: u32 = self.threads.iter().flatten().map(IoThread::connections).sum();
+                    let (clients, waiting) = (self.clients.len(), self.waiting.len());
+                    let what = format!(
+                        "nothing goes on any more, but the run is not over: {clients} clients are not done, {waiting} have not \
+                         begun, the server has {connections} connections"
+                    );
+                    return Err(self.violation(what));
+                }
+            }
+            if step % 64 == 0 {
+                self.check()?;
+            }
+        }
+        Err(self.violation(format!("{} steps were not enough", self.steps_max)))
+    }
+
+    fn turn_thread(&mut self, number: usize) -> Result<(), Violation> {
+        let Some(thread) = self.threads.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
+        match thread.turn() {
+            Ok(Turn::Running) => Ok(()),
+            Ok(Turn::Finished) => self.end_thread(number),
+            Err(error) => Err(self.violation(format!("the engine of I/O thread {number} failed: {error}"))),
+        }
+    }
+
+    /// A thread has drained: nothing may be left of its connections.
+    fn end_thread(&mut self, number: usize) -> Result<(), Violation> {
+        let Some(thread) = self.threads[number].take() else { return Ok(()) };
+        self.report.add(thread.tally());
+        let left = [
+            ("connections", u64::from(thread.connections())),
+            ("bytes of send memory charged", thread.charged_bytes() as u64),
+            ("messages waiting", thread.messages_waiting() as u64),
+            ("receive buffers out", u64::from(thread.buffers_out())),
+        ];
+        for (what, count) in left {
+            if count > 0 {
+                return Err(self.violation(format!("I/O thread {number} has ended with {count} {what}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_client(&mut self, token: u64) -> Result<(), Violation> {
+        let Some((address, client)) = self.waiting.remove(&token) else { return Ok(()) };
+        let peer = self.world.connect(address);
+        let number = peer.number();
+        self.clients.insert(number, (Peer { peer, world: self.world.clone() }, client));
+        self.turn_client(number)
+    }
+
+    fn turn_client(&mut self, number: u32) -> Result<(), Violation> {
+        let Some((peer, client)) = self.clients.get_mut(&number) else { return Ok(()) };
+        let next = client.turn(peer);
+        match next {
+            Next::Wait => {}
+            Next::Close => drop(self.clients.remove(&number)),
+            Next::Reset => {
+                if let Some((peer, _)) = self.clients.remove(&number) {
+                    peer.peer.reset();
+                }
+            }
+            Next::Failed(what) => return Err(self.violation(format!("client {number}: {what}"))),
+        }
+        Ok(())
+    }
+
+    /// What must hold at any time.
+    fn check(&mut self) -> Result<(), Violation> {
+        self.world.check();
+        let Some(server) = &self.server else { return Ok(()) };
+        let connections = server.shared.connections();
+        if connections > server.connections_max {
+            let what = format!("{connections} connections, but the limit is {}", server.connections_max);
+            return Err(self.violation(what));
+        }
+        let charged: usize = self.threads.iter().flatten().map(IoThread::charged_bytes).sum();
+        if charged > server.reserve.total() {
+            let what = format!("{charged} bytes of send memory charged, but there are {}", server.reserve.total());
+            return Err(self.violation(what));
+        }
+        let limit = server.queue_bytes_max;
+        let queued = self.threads.iter_mut().flatten().map(IoThread::queued_bytes_max).max().unwrap_or(0);
+        if queued > limit {
+            return Err(self.violation(format!("a send queue of {queued} bytes, but the limit is {limit}")));
+        }
+        Ok(())
+    }
+
+    /// What must hold when everything is over.
+    fn finish(&mut self) -> Result<Report, Violation> {
+        self.check()?;
+        for number in 0..self.threads.len() {
+            let outstanding = self.world.outstanding(number);
+            if outstanding > 0 {
+                return Err(self.violation(format!("{outstanding} operations of I/O thread {number} never completed")));
+            }
+            let totals = self.world.totals(number);
+            let kinds = [
+                ("receives", totals.receives),
+                ("sends", totals.sends),
+                ("half-closes", totals.shutdowns),
+                ("closes", totals.closes),
+            ];
+            for (kind, tally) in kinds {
+                if tally.begun != tally.completed {
+                    let what =
+                        format!("{} {kind} of I/O thread {number}, {} completions", tally.begun, tally.completed);
+                    return Err(self.violation(what));
+                }
+            }
+        }
+        let ended: u64 = self.report.closed_by_reason().map(|(_, count)| count).sum();
+        if ended != self.report.connections() {
+            let what = format!("{} connections, but {ended} close reasons", self.report.connections());
+            return Err(self.violation(what));
+        }
+        debug_assert_eq!(self.report.closed_by_reason().count(), CloseReason::COUNT);
+        Ok(self.report.clone())
+    }
+
+    fn violation(&self, what: String) -> Violation {
+        Violation { seed: self.world.seed(), what, trace: self.world.trace_text() }
+    }
+}
+
+impl fmt::Debug for Simulation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Simulation")
+            .field("seed", &self.world.seed())
+            .field("now", &self.world.now())
+            .finish_non_exhaustive()
+    }
+}
+
+fn engine_waker(engine: &SimEngine) -> crate::engine::Waker {
+    crate::engine::Engine::waker(engine)
+}
