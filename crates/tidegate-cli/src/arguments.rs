@@ -37,6 +37,7 @@ pub(crate) struct ServeOptions {
 
     /// Address and port to listen on, such as 127.0.0.1:7007 or [::1]:7007; port 0 lets the system choose one. May be
     /// given several times
+    #[allow(rustdoc::broken_intra_doc_links, reason = "the text is for --help, and [::1] is an address")]
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7007", value_parser = parse_address)]
     pub listen: Vec<SocketAddr>,
 

@@ -78,7 +78,7 @@ pub(crate) fn say_on_stderr(text: String) {
 
 /// Does something that may never return, and waits for it, but not forever.
 fn with_patience(act: impl FnOnce() + Send + 'static) {
-    let (done, wait) = mpsc::channel();
+    let (done, wait) = mpsc::sync_channel(1);
     let spawned = std::thread::Builder::new().name("tidegate-stderr".into()).spawn(move || {
         act();
         let _ = done.send(());

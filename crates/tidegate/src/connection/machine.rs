@@ -55,12 +55,12 @@ pub enum Refusal {
         /// What there is in all.
         total_bytes: usize,
     },
-    /// The message is larger than the queue: it can never be taken.
-    #[error("a message of {bytes} bytes never fits into a send queue of {limit_bytes} bytes")]
+    /// The message is larger than the queue, or than all send memory that the connection could get: it can never be taken.
+    #[error("a message that takes {bytes} bytes never fits: the most is {limit_bytes}")]
     TooLarge {
         /// What the message would take.
         bytes: usize,
-        /// The most the queue may hold.
+        /// The most the queue may hold, or the most send memory there is for a connection.
         limit_bytes: usize,
     },
     /// The connection is being closed, or has finished sending.
@@ -141,6 +141,8 @@ pub(crate) struct Machine {
     inbox: List,
     /// What is charged to send memory for this connection, the floor included.
     charged_bytes: usize,
+    /// While an `on_writable` is owed: the smallest message that was refused because the queue was full, in bytes.
+    wanted_bytes: usize,
     /// What the system has not taken of the last send; goes out first.
     unsent: Option<Box<Gather>>,
     /// When the peer last took something, or, if nothing waited then, when something began to wait.
@@ -191,6 +193,7 @@ impl Machine {
             queue_bytes: 0,
             inbox: List::default(),
             charged_bytes: 0,
+            wanted_bytes: 0,
             unsent: None,
             progressed: now,
             deadline: Time::MAX,
@@ -219,12 +222,14 @@ impl Machine {
         let held_bytes = payload.held_bytes();
         let charge_bytes = payload.charge_bytes() + MESSAGE_OVERHEAD_BYTES;
         let limit_bytes = pools.flow.queue_bytes;
-        if held_bytes > limit_bytes || charge_bytes > pools.lease.total() + pools.flow.floor_bytes {
-            let why = Refusal::TooLarge { bytes: held_bytes.max(charge_bytes), limit_bytes };
-            return Err(Refused { payload, why });
+        let memory_bytes = pools.lease.total() + pools.flow.floor_bytes;
+        for (bytes, limit_bytes) in [(held_bytes, limit_bytes), (charge_bytes, memory_bytes)] {
+            if bytes > limit_bytes {
+                return Err(Refused { payload, why: Refusal::TooLarge { bytes, limit_bytes } });
+            }
         }
         if self.queue_bytes + held_bytes > limit_bytes || self.queue.count >= pools.flow.queue_messages {
-            self.marks.owes_writable = true;
+            self.owe_writable(held_bytes);
             let why = Refusal::Full {
                 queued_bytes: self.queue_bytes,
                 limit_bytes,
@@ -235,7 +240,7 @@ impl Machine {
         }
         let from_credit = charge_bytes.min(*credit_bytes);
         if let Err(why) = self.charge(charge_bytes - from_credit, pools) {
-            self.marks.owes_writable = true;
+            self.owe_writable(0);
             self.marks.waits_for_memory = true;
             return Err(Refused { payload, why });
         }
@@ -256,7 +261,7 @@ impl Machine {
         pools.messages.push(&mut self.queue, piece);
         if self.queue_bytes > pools.flow.high_mark_bytes || self.queue.count > pools.flow.high_mark_messages() {
             self.marks.over_mark = true;
-            self.marks.owes_writable = true;
+            self.owe_writable(0);
         }
         Ok(self.sent_mark())
     }
@@ -270,16 +275,16 @@ impl Machine {
     pub(crate) fn close(&mut self, reason: CloseReason, now: Time, pools: &mut Pools) {
         if self.life == Life::Open {
             self.reason.get_or_insert(reason);
-            self.life = Life::Draining;
-            self.deadline = now + pools.flow.close_timeout;
             self.marks.shutdown_wanted = true;
             self.empty_inbox(pools);
             if self.marks.shutdown_done {
                 // The handler had half-closed before: no end of a half-close will come any more to begin lingering, and the
                 // peer may have finished without the handler having been told.
-                self.life = Life::Lingering;
-                self.deadline = now + pools.flow.linger_timeout;
+                self.linger(now, pools);
                 self.end_if_both_finished(pools);
+            } else {
+                self.life = Life::Draining;
+                self.deadline = now + pools.flow.close_timeout;
             }
         }
     }
@@ -312,17 +317,19 @@ impl Machine {
         if self.inbox.is_empty()
             && let Some(credit_bytes) = self.begin_delivery(buffer.len(), pools)
         {
-            return Some(Delivery { buffer: fair_share(buffer, owner, pools), credit_bytes });
+            return Some(Delivery { buffer: fair_share(buffer, owner, 0, pools), credit_bytes });
         }
-        let buffer = fair_share(buffer, owner, pools);
-        let charge_bytes = match self.charge(MESSAGE_OVERHEAD_BYTES, pools) {
-            Ok(()) => MESSAGE_OVERHEAD_BYTES,
-            Err(_) => {
-                // Kept all the same: it is here, and there are only as many as the system delivers in one batch.
-                pools.pressed = true;
-                0
-            }
-        };
+        // What waits here must leave room for a reply, or nothing that waits could ever be delivered. Nor may it go to
+        // the floor, which is for replies.
+        let reply_bytes = pools.reply_charge_bytes();
+        let buffer = fair_share(buffer, owner, reply_bytes, pools);
+        let mut charge_bytes = MESSAGE_OVERHEAD_BYTES;
+        if !pools.lease.can_charge(charge_bytes + reply_bytes) || pools.lease.charge(charge_bytes).is_err() {
+            // Kept all the same: it is here, and since there is no memory for copies either, there can be about as many
+            // such as the arena has buffers.
+            charge_bytes = 0;
+            pools.pressed |= !pools.arena_has_reserve();
+        }
         let held_bytes = buffer.len();
         pools.messages.push(&mut self.inbox, Piece { payload: buffer.into(), charge_bytes, held_bytes });
         None
@@ -378,6 +385,10 @@ impl Machine {
             gather.clear(|piece| refund += piece.charge_bytes);
         }
         self.refund(refund, pools);
+        if self.charged_bytes + pools.reply_charge_bytes() <= pools.flow.floor_bytes {
+            // What was sent has made room in the connection's own floor: no need to stand in line.
+            self.marks.waits_for_memory = false;
+        }
         if gather.is_empty() {
             pools.recycle(gather);
         } else {
@@ -392,8 +403,7 @@ impl Machine {
             Ok(()) => {
                 self.marks.shutdown_done = true;
                 if self.life == Life::Draining {
-                    self.life = Life::Lingering;
-                    self.deadline = now + pools.flow.linger_timeout;
+                    self.linger(now, pools);
                 }
                 self.end_if_both_finished(pools);
             }
@@ -444,6 +454,8 @@ impl Machine {
 impl Machine {
     /// The next thing to do, recorded as done; `None` when there is nothing until something happens.
     pub(crate) fn next_step(&mut self, owner: u32, pools: &mut Pools) -> Option<Step> {
+        // Only now, and not when the peer's end was handed out: the handler was to be called for it first.
+        self.end_if_both_finished(pools);
         match self.life {
             Life::Closed => return None,
             Life::Closing(mode) => {
@@ -484,9 +496,9 @@ impl Machine {
             && let Some(credit_bytes) = self.begin_delivery(pools.messages.first_len(&self.inbox), pools)
             && let Some(piece) = pools.messages.pop(&mut self.inbox)
         {
-            self.refund(piece.charge_bytes, pools);
+            pools.lease.refund(piece.charge_bytes);
             if let Some(buffer) = piece.payload.into_received() {
-                return Some(Step::Deliver(Delivery { buffer: fair_share(buffer, owner, pools), credit_bytes }));
+                return Some(Step::Deliver(Delivery { buffer: fair_share(buffer, owner, 0, pools), credit_bytes }));
             }
         }
         if self.inbox.is_empty()
@@ -495,11 +507,12 @@ impl Machine {
             && !self.marks.paused_by_handler
         {
             self.marks.peer_finish_told = true;
-            // The write side may be shut already; then this was the last thing to wait for.
-            self.end_if_both_finished(pools);
             return Some(Step::PeerShutdown);
         }
-        if self.marks.owes_writable && !self.marks.over_mark && !self.marks.waits_for_memory && self.has_room(0, pools)
+        if self.marks.owes_writable
+            && !self.marks.over_mark
+            && !self.marks.waits_for_memory
+            && self.has_room(self.wanted_bytes, pools)
         {
             self.marks.owes_writable = false;
             if !self.marks.shutdown_wanted {
@@ -592,7 +605,14 @@ impl Machine {
         !self.marks.paused_by_handler && !self.marks.over_mark && !self.marks.waits_for_memory
     }
 
-    /// Whether a reply fits into the queue: the received data itself, or what is promised.
+    /// The handler is to be told when there is room: for `wanted_bytes` in the queue, and for a reply.
+    fn owe_writable(&mut self, wanted_bytes: usize) {
+        // Without this it would be told while the message still doesn't fit, try again, and be told again, for ever.
+        self.wanted_bytes = if self.marks.owes_writable { self.wanted_bytes.min(wanted_bytes) } else { wanted_bytes };
+        self.marks.owes_writable = true;
+    }
+
+    /// Whether a message fits into the queue that has `data_bytes`, or what is promised to a reply if that is more.
     fn has_room(&self, data_bytes: usize, pools: &Pools) -> bool {
         self.queue_bytes + pools.flow.reply_bytes.max(data_bytes) <= pools.flow.queue_bytes
             && self.queue.count < pools.flow.queue_messages
@@ -604,7 +624,7 @@ impl Machine {
         if !self.may_read() || !self.has_room(data_bytes, pools) {
             return None;
         }
-        let credit_bytes = pools.flow.reply_bytes + MESSAGE_OVERHEAD_BYTES;
+        let credit_bytes = pools.reply_charge_bytes();
         if self.charge(credit_bytes, pools).is_err() {
             self.marks.waits_for_memory = true;
             return None;
@@ -646,6 +666,11 @@ impl Machine {
         }
     }
 
+    fn linger(&mut self, now: Time, pools: &Pools) {
+        self.life = Life::Lingering;
+        self.deadline = now + pools.flow.linger_timeout;
+    }
+
     fn end_if_both_finished(&mut self, pools: &mut Pools) {
         let told = self.life != Life::Open || self.marks.peer_finish_told;
         if self.marks.shutdown_done && self.marks.peer_finished && told {
@@ -674,17 +699,16 @@ impl Machine {
     }
 
     fn empty_inbox(&mut self, pools: &mut Pools) {
-        let mut refund = 0;
         while let Some(piece) = pools.messages.pop(&mut self.inbox) {
-            refund += piece.charge_bytes;
+            pools.lease.refund(piece.charge_bytes);
         }
-        self.refund(refund, pools);
     }
 }
 
 /// Turns an arena buffer into a charged copy when its connection holds more than its share or the arena runs low, so that
-/// neither stopped readers nor hoarding handlers keep others from receiving.
-fn fair_share(buffer: Buffer, owner: u32, pools: &mut Pools) -> Buffer {
+/// neither stopped readers nor hoarding handlers keep others from receiving. A copy is made only where `spared_bytes` of
+/// send memory are left.
+fn fair_share(buffer: Buffer, owner: u32, spared_bytes: usize, pools: &mut Pools) -> Buffer {
     if !buffer.is_arena() {
         return buffer;
     }
@@ -692,12 +716,12 @@ fn fair_share(buffer: Buffer, owner: u32, pools: &mut Pools) -> Buffer {
     if reserve && pools.arena.held_by(owner) <= pools.flow.held_buffers {
         return buffer;
     }
-    match Buffer::copied(&buffer, &pools.lease) {
-        Ok(copy) => copy,
-        Err(_) => {
-            // The buffer itself then, which is bounded by the arena; but somebody must make room.
-            pools.pressed |= !reserve;
-            buffer
-        }
+    if pools.lease.can_charge(buffer.len() + spared_bytes)
+        && let Ok(copy) = Buffer::copied(&buffer, &pools.lease)
+    {
+        return copy;
     }
+    // The buffer itself then, which is bounded by the arena; but somebody must make room.
+    pools.pressed |= !reserve;
+    buffer
 }

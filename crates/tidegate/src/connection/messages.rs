@@ -20,6 +20,7 @@ pub(crate) struct Pools {
     /// The limits of each connection.
     pub flow: Flow,
     pub(super) messages: Messages,
+    #[expect(clippy::vec_box, reason = "the boxes are what goes to the engine and comes back")]
     gathers: Vec<Box<Gather>>,
     /// Copies that found no memory, in this turn: the loop has to make room.
     pub pressed: bool,
@@ -54,6 +55,17 @@ impl Pools {
     pub(super) fn arena_has_reserve(&self) -> bool {
         let buffers = self.arena.buffers();
         self.arena.outstanding() <= buffers - buffers.div_ceil(4)
+    }
+
+    /// What a reply of one arena buffer is charged.
+    pub(super) fn reply_charge_bytes(&self) -> usize {
+        self.flow.reply_bytes + MESSAGE_OVERHEAD_BYTES
+    }
+
+    /// Whether a connection that waits for memory should try again: a reply can be charged, or there is all the
+    /// memory that there ever is.
+    pub(crate) fn can_charge_reply(&self) -> bool {
+        self.lease.can_charge(self.reply_charge_bytes().min(self.lease.total()))
     }
 
     /// Messages waiting on this thread, over all connections.

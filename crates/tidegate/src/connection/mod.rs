@@ -8,6 +8,8 @@ mod flow;
 mod machine;
 mod messages;
 mod reason;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub(crate) use flow::Flow;
 pub(crate) use machine::{Delivery, Machine, Step};

@@ -61,7 +61,7 @@ pub(crate) struct Setup<E: Engine> {
     /// What all threads share.
     pub shared: Arc<ServerShared>,
     /// The common reserve of send memory.
-    pub reserve: std::sync::Arc<SendReserve>,
+    pub reserve: Arc<SendReserve>,
     /// The limits of each connection.
     pub flow: crate::connection::Flow,
     /// The most connections of the whole server.
@@ -678,11 +678,10 @@ impl<E: Engine> IoThread<E> {
     #[cold]
     #[inline(never)]
     fn serve_memory_line(&mut self) {
-        let wanted = self.pools.flow.reply_bytes + crate::connection::MESSAGE_OVERHEAD_BYTES;
         for _ in 0..MEMORY_TURNS {
             let Some(&key) = self.memory_line.front() else { return };
             let current = self.is_current(key);
-            if current && !self.pools.lease.can_charge(wanted) {
+            if current && !self.pools.can_charge_reply() {
                 return;
             }
             self.memory_line.pop_front();

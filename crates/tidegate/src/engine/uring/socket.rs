@@ -128,6 +128,7 @@ impl SendOperation {
 /// In debug builds the descriptions of finished operations carry the pattern of freed memory, checked on reuse.
 #[derive(Default)]
 pub(super) struct SendOperations {
+    #[expect(clippy::vec_box, reason = "the system knows their addresses while they are in flight")]
     spare: Vec<Box<SendOperation>>,
 }
 

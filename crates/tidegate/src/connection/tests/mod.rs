@@ -1,0 +1,171 @@
+//! Tests of the connection state machine: named cases, bugs that once happened, and a model that plays handler and
+//! engine against it.
+
+mod model;
+mod named;
+mod past_bugs;
+mod world;
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::*;
+use crate::memory::{ArenaConfig, ArenaMemory, Buffer, Gather, Payload, ReceiveArena, SendLease, SendReserve};
+use crate::time::Time;
+
+/// The connection slot that all tests use.
+const OWNER: u32 = 1;
+
+/// The size of a receive buffer, in bytes.
+const BUFFER_BYTES: usize = 4096;
+
+/// What a delivery charges ahead.
+const CREDIT_BYTES: usize = BUFFER_BYTES + MESSAGE_OVERHEAD_BYTES;
+
+/// Limits small enough to be reached: a queue of 16 KiB and 8 messages, a floor of one reply.
+fn small_flow() -> Flow {
+    Flow {
+        window_bytes: 8 << 10,
+        queue_bytes: 16 << 10,
+        queue_messages: 8,
+        high_mark_bytes: 8 << 10,
+        low_mark_bytes: 4 << 10,
+        floor_bytes: CREDIT_BYTES,
+        held_buffers: 2,
+        reply_bytes: BUFFER_BYTES,
+        close_timeout: Duration::from_secs(30),
+        linger_timeout: Duration::from_secs(5),
+        linger_bytes: 10_000,
+    }
+}
+
+/// Pools with an arena of `buffers` buffers and a reserve of `reserve_bytes`.
+fn pools(buffers: u32, reserve_bytes: usize, flow: Flow) -> Pools {
+    let config = ArenaConfig { buffers, buffer_bytes: BUFFER_BYTES as u32, owners: 2, lent_max: 1 };
+    let arena = ReceiveArena::new(ArenaMemory::new(config, Box::new(|| {})));
+    Pools::new(arena, SendLease::new(SendReserve::new(reserve_bytes)), flow)
+}
+
+/// A buffer of the arena with `bytes` in it, as an engine delivers it.
+fn filled(pools: &Pools, bytes: &[u8]) -> Buffer {
+    let index = pools.arena.take_free().expect("a free buffer");
+    let mut buffer = pools.arena.filled(index, bytes.len(), OWNER);
+    buffer.copy_from_slice(bytes);
+    buffer
+}
+
+/// Takes all of send memory that is left, for somebody else.
+fn use_up(lease: &Rc<SendLease>) -> usize {
+    let mut taken = 0;
+    let mut bytes = lease.total();
+    while bytes > 0 {
+        match lease.charge(bytes) {
+            Ok(()) => taken += bytes,
+            Err(_) => bytes /= 2,
+        }
+    }
+    taken
+}
+
+/// A machine, its pools and a clock that stands still unless moved: enough for cases told step by step.
+struct Bench {
+    machine: Machine,
+    pools: Pools,
+    now: Time,
+}
+
+impl Bench {
+    fn new(buffers: u32, reserve_bytes: usize, flow: Flow) -> Self {
+        Self { machine: Machine::new(Time::ZERO), pools: pools(buffers, reserve_bytes, flow), now: Time::ZERO }
+    }
+
+    fn roomy() -> Self {
+        Self::new(8, 1 << 20, small_flow())
+    }
+
+    /// The next step.
+    fn step(&mut self) -> Option<Step> {
+        self.machine.next_step(OWNER, &mut self.pools)
+    }
+
+    /// All steps that are to be done now, by name; buffers and gathers are dropped.
+    fn steps(&mut self) -> Vec<String> {
+        let mut names = Vec::new();
+        while let Some(step) = self.step() {
+            assert!(names.len() < 100, "steps without end: {names:?}");
+            names.push(match &step {
+                Step::Deliver(_) => "Deliver".to_owned(),
+                Step::Send(_) => "Send".to_owned(),
+                other => format!("{other:?}"),
+            });
+            if let Step::Deliver(delivery) = step {
+                self.machine.end_delivery(delivery.credit_bytes, &mut self.pools);
+            }
+        }
+        names
+    }
+
+    /// The next step, which must be a send.
+    fn gather(&mut self) -> Box<Gather> {
+        match self.step() {
+            Some(Step::Send(gather)) => gather,
+            other => panic!("a send was expected, not {other:?}"),
+        }
+    }
+
+    /// Puts one byte in flight, so that what is sent after it waits in the queue.
+    fn occupy(&mut self) -> Box<Gather> {
+        self.send("x").expect("taken");
+        self.gather()
+    }
+
+    fn send(&mut self, payload: impl Into<Payload>) -> Result<Sent, Refused> {
+        self.machine.send(payload.into(), &mut 0, self.now, &mut self.pools)
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Option<Delivery> {
+        let buffer = filled(&self.pools, bytes);
+        self.machine.received(buffer, OWNER, &mut self.pools)
+    }
+
+    /// Data that goes to the handler at once, which keeps it and sends nothing.
+    fn kept(&mut self, bytes: &[u8]) -> Buffer {
+        let delivery = self.received(bytes).expect("delivered at once");
+        self.machine.end_delivery(delivery.credit_bytes, &mut self.pools);
+        delivery.buffer
+    }
+
+    fn sent(&mut self, gather: Box<Gather>, bytes: usize) {
+        self.machine.sent(gather, Ok(bytes), self.now, &mut self.pools);
+    }
+
+    fn sent_all(&mut self, gather: Box<Gather>) {
+        let bytes = gather.slices().map(<[u8]>::len).sum();
+        self.sent(gather, bytes);
+    }
+
+    fn write_shut(&mut self) {
+        self.machine.write_shut(Ok(()), self.now, &mut self.pools);
+    }
+
+    fn close(&mut self) {
+        self.machine.close(CloseReason::ClosedByHandler, self.now, &mut self.pools);
+    }
+
+    fn peer_finished(&mut self) {
+        self.machine.peer_finished(&mut self.pools);
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        self.machine.deadline_passed(self.now, &mut self.pools);
+    }
+
+    /// The engine has closed the socket; nothing may be left.
+    fn released(&mut self) -> CloseReason {
+        let reason = self.machine.released();
+        assert_eq!((self.machine.charged_bytes(), self.pools.messages_waiting()), (0, 0));
+        reason
+    }
+}
