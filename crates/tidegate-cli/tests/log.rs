@@ -112,8 +112,10 @@ fn connections_are_logged_on_demand_and_not_by_default() {
     let stream = talkative.connect();
     assert_echoed(&stream, b"hello");
     let peer = stream.local_addr().expect("it is connected").to_string();
-    reset(stream);
+    stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
+    common::assert_end(&stream);
+    drop(stream);
     let ended = talkative.drained();
     assert!(ended.stderr.contains(&format!("connected peer={peer}")), "{}", ended.stderr);
-    assert!(ended.stderr.contains(&format!("closed peer={peer} reason=reset")), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("closed peer={peer} reason=finished")), "{}", ended.stderr);
 }

@@ -7,9 +7,12 @@ use std::net::TcpStream;
 
 use common::{assert_echoed, pattern, reset, send_until_blocked, serve};
 
-/// What a server may gain in memory while clients do their worst: the send memory that it may use at all is 64 MiB, but a handful of
-/// clients gets nowhere near it.
-const GAIN_MAX_BYTES: u64 = 8 << 20;
+/// What 16 clients that do their worst may cost: each fills its send queue and the window before it (64 KiB each), and has what
+/// came in one batch before it could be stopped (up to 1 MiB) kept. They have sent twice as much.
+const GAIN_MAX_BYTES: u64 = 24 << 20;
+
+/// What a build with debug assertions takes in addition to what a server reckons for its code.
+const DEBUG_BYTES: u64 = 4 << 20;
 
 #[test]
 fn a_reset_in_mid_stream_leaves_the_server_serving_others() {
@@ -73,4 +76,28 @@ fn a_client_that_reads_late_gets_everything() {
     common::assert_receives(&stream, &expected);
     drop(stream);
     server.drained();
+}
+
+#[test]
+fn with_far_too_little_memory_for_them_deaf_clients_are_closed_and_others_served_below_the_ceiling() {
+    let server = serve(&["echo", "--threads", "1", "--max-connections", "200", "--memory", "16M"]);
+    let deaf: Vec<TcpStream> = (0..100).map(|_| server.connect()).collect();
+    std::thread::scope(|scope| {
+        for stream in &deaf {
+            scope.spawn(|| send_until_blocked(stream));
+        }
+    });
+    // Those that were not closed hold what they hold, and have been without progress for longer than anybody who comes now.
+    let other = server.connect();
+    for seed in 0..200 {
+        assert_echoed(&other, &pattern(seed, 2000));
+    }
+    assert_echoed(&other, &pattern(3, 1 << 20));
+    let resident_bytes = server.resident_bytes();
+    assert!(resident_bytes < (16 << 20) + DEBUG_BYTES, "{resident_bytes} bytes are resident");
+    deaf.into_iter().for_each(reset);
+    assert_echoed(&other, &pattern(4, 1 << 20));
+    drop(other);
+    let ended = server.drained();
+    assert!(ended.stderr.contains("memory_pressure"), "{}", ended.stderr);
 }

@@ -261,7 +261,7 @@ pub fn assert_end(mut stream: &TcpStream) {
     }
 }
 
-/// Sends until nothing has been taken for a while, and returns how much was taken.
+/// Sends until nothing has been taken for a while, or the connection is reset, and returns how much was taken.
 pub fn send_until_blocked(mut stream: &TcpStream) -> usize {
     stream.set_write_timeout(Some(Duration::from_millis(300))).expect("not zero");
     let chunk = pattern(99, 64 << 10);
@@ -269,9 +269,10 @@ pub fn send_until_blocked(mut stream: &TcpStream) -> usize {
     let begun = Instant::now();
     loop {
         assert!(begun.elapsed() < DEADLINE, "it takes everything: {sent} bytes");
-        match stream.write(&chunk) {
+        // A write may be cut short: the next goes on where it ended.
+        match stream.write(&chunk[sent % chunk.len()..]) {
             Ok(count) => sent += count,
-            Err(error) if is_timeout(&error) => return sent,
+            Err(error) if is_timeout(&error) || is_reset(&error) => return sent,
             Err(error) => panic!("after {sent} bytes: {error}"),
         }
     }
@@ -280,6 +281,11 @@ pub fn send_until_blocked(mut stream: &TcpStream) -> usize {
 /// Whether a read or write took longer than it may.
 pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Whether the peer has reset the connection.
+pub fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 /// Nothing comes for a short time.

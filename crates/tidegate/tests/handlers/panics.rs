@@ -85,7 +85,9 @@ fn assert_only_the_first_ends(when: When) {
     let server = start(when);
     let mut first = server.connect();
     let second = server.connect();
-    let _ = first.write_all(b"now");
+    if when != When::Made {
+        first.write_all(b"now").expect("it is taken");
+    }
     assert_reset(&first);
     assert_echoes(&second);
     assert_echoes(&server.connect());
@@ -159,9 +161,9 @@ fn a_panic_in_any_other_callback_is_caught_as_well() {
             match name {
                 "on_message" => handle.post(Note::new(1)).expect("there is room"),
                 "on_peer_shutdown" => stream.shutdown(std::net::Shutdown::Write).expect("it is connected"),
-                _ => {
-                    let _ = stream.write_all(b"say something");
-                }
+                "on_sent" => stream.write_all(b"say something").expect("it is taken"),
+                // A timer runs already. A write might be what the reset is reported to.
+                _ => {}
             }
         }
         assert_reset(&stream);
