@@ -20,6 +20,19 @@ pub(super) struct Socket {
     pub in_use: bool,
     /// What else is in flight, with its memory.
     pub operation: Operation,
+    /// The send is not with the kernel: it waits for room in the socket buffer.
+    pub send_waits: bool,
+    /// Whether the kernel tells when there is room.
+    pub watch: Watch,
+}
+
+/// A standing wish to hear when a socket becomes writable.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Watch {
+    /// It is with the kernel.
+    pub armed: bool,
+    /// A cancel for it is under way.
+    pub canceling: bool,
 }
 
 /// The receiving side.
@@ -33,6 +46,10 @@ pub(super) struct Receive {
     pub armed: bool,
     /// That operation takes one buffer and ends.
     pub one_shot: bool,
+    /// It was its turn in the line for buffers.
+    pub had_turn: bool,
+    /// How many receives in a row have left room in their buffer, up to [`MESSAGES_SEEN`](Receive::MESSAGES_SEEN).
+    pub short_receives: u8,
     /// That operation throws away.
     pub armed_discards: bool,
     /// A cancel for it is under way.
@@ -43,6 +60,22 @@ pub(super) struct Receive {
     pub pause_due: bool,
     /// The end or an error was reported: there is nothing more to ask for.
     pub ended: bool,
+}
+
+impl Receive {
+    /// So many receives in a row that did not fill their buffer make a connection one of messages.
+    const MESSAGES_SEEN: u8 = 2;
+
+    /// Takes note of a receive that has filled its buffer, or has not.
+    pub(super) fn saw(&mut self, full: bool) {
+        self.short_receives = if full { 0 } else { (self.short_receives + 1).min(Self::MESSAGES_SEEN) };
+    }
+
+    /// Whether this looks like a connection of messages and not like bulk. Messages are received by multishot, which is cheaper;
+    /// bulk is not, because the kernel fills up to 32 buffers for a multishot receive before anybody can pause it.
+    pub(super) fn is_of_messages(&self) -> bool {
+        self.short_receives >= Self::MESSAGES_SEEN
+    }
 }
 
 /// How far the closing has come.
@@ -84,7 +117,7 @@ impl Socket {
 
     /// Whether anything is with the kernel.
     pub(super) fn has_operations(&self) -> bool {
-        self.receive.armed || !matches!(self.operation, Operation::None)
+        self.receive.armed || self.watch.armed || !matches!(self.operation, Operation::None)
     }
 }
 

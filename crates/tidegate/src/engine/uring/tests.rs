@@ -1,0 +1,63 @@
+//! The thin path from end to end; the rest is the conformance suite's.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use super::*;
+use crate::memory::{ArenaConfig, Piece};
+
+/// The thin path from end to end; the rest is the conformance suite's.
+#[test]
+fn a_message_is_accepted_received_sent_back_and_the_socket_closed() {
+    let config = EngineConfig {
+        sockets: 8,
+        arena: ArenaConfig { buffers: 8, buffer_bytes: 4096, owners: 8, lent_max: 2 },
+        receive_budget_bytes: 64 * 1024,
+        submission_entries: 64,
+        completion_entries: 128,
+        spin: EngineConfig::SPIN,
+        teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+    };
+    let prepared = match prepare(config) {
+        Err(SetupError::Unavailable(error)) => return eprintln!("skipped: io_uring is not available: {error}"),
+        prepared => prepared.expect("a ring"),
+    };
+    let mut engine = prepared.start().expect("a started ring");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    let listener = engine.listen(listener.into());
+    engine.accept(listener, 1);
+    let peer = std::thread::spawn(move || {
+        let mut peer = TcpStream::connect(address).expect("a connection");
+        peer.write_all(b"hello").expect("written");
+        peer.shutdown(std::net::Shutdown::Write).expect("half-closed");
+        let mut echoed = Vec::new();
+        peer.read_to_end(&mut echoed).expect("the echo");
+        echoed
+    });
+    let (mut out, mut closed) = (Vec::new(), false);
+    while !closed {
+        let deadline = engine.now() + Duration::from_secs(10);
+        engine.poll(Some(deadline), &mut out).expect("a poll");
+        assert!(engine.now() < deadline, "nothing happened for 10 s");
+        for completion in out.drain(..) {
+            match completion {
+                Completion::Accepted { stream, .. } => {
+                    let socket = engine.adopt(stream).expect("a place");
+                    engine.receive(socket).expect("receiving");
+                }
+                Completion::Received { socket, buffer } => {
+                    let mut gather = Box::<Gather>::default();
+                    gather.push(Piece { payload: buffer.into(), charge_bytes: 0, held_bytes: 0 });
+                    engine.send(socket, gather).expect("sending");
+                }
+                Completion::PeerFinished { socket } => engine.close(socket, CloseMode::Orderly).expect("closing"),
+                Completion::Closed { .. } => closed = true,
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(peer.join().expect("the peer ends"), b"hello");
+    assert_eq!(engine.arena().outstanding(), 0);
+}
