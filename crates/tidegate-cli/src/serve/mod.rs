@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tidegate::{Bound, Handler, Limits, Listener, Report, Server, ServerBuilder};
+use tidegate::{BindError, Bound, Limits, Listener, Report, Server, ServerBuilder};
 
 use self::chargen::Chargen;
 use self::discard::Discard;
@@ -36,12 +36,18 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), Failure> {
 fn serve(options: &ServeOptions) -> Result<(), Failure> {
     let draining = Arc::new(AtomicBool::new(false));
     let threads = options.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
-    let limits = limits(options, threads)?;
+    let limits = limits(options)?;
     let mut builder = Server::builder().limits(limits).threads(threads).engine(options.engine.into());
     for &address in &options.listen {
         builder = listen(builder, options.service, Listener::tcp(address), &draining);
     }
-    let bound = builder.bind().map_err(|error| Failure::Refused(error.to_string()))?;
+    if let Some(Size { bytes }) = options.memory {
+        builder = builder.memory(bytes);
+    }
+    let bound = builder.bind().map_err(|error| match (error, options.memory) {
+        (BindError::Limits(error), Some(size)) => Failure::Refused(format!("--memory {size}: {error}")),
+        (error, _) => Failure::Refused(error.to_string()),
+    })?;
 
     let handle = bound.handle();
     signals::on_first(move || {
@@ -57,17 +63,11 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
 }
 
 /// The limits that the options and the machine make.
-fn limits(options: &ServeOptions, threads: NonZeroUsize) -> Result<Limits, Failure> {
+fn limits(options: &ServeOptions) -> Result<Limits, Failure> {
     let descriptors = descriptors::raise_limit();
     let max_connections =
         descriptors::connections(options.max_connections.map(Into::into), descriptors).map_err(Failure::Refused)?;
-    let limits = Limits { max_connections, ..Limits::default() };
-    match options.memory {
-        None => Ok(limits),
-        Some(Size { bytes }) => limits
-            .fit_memory(bytes, threads.get(), handler_bytes(options.service))
-            .map_err(|error| Failure::Refused(format!("--memory {}: {error}", Size { bytes }))),
-    }
+    Ok(Limits { max_connections, ..Limits::default() })
 }
 
 /// Adds a listener of `service`. Services that send of their own accord stop when `draining` is set.
@@ -79,18 +79,6 @@ fn listen(builder: ServerBuilder, service: Service, listener: Listener, draining
             let draining = Arc::clone(draining);
             builder.listen(listener, move |accepted| Chargen::new(accepted.peer, Arc::clone(&draining)))
         }
-    }
-}
-
-/// What a handler of `service` takes in its table.
-fn handler_bytes(service: Service) -> usize {
-    fn place<H: Handler>() -> usize {
-        size_of::<Option<H>>() + size_of::<u32>()
-    }
-    match service {
-        Service::Echo => place::<Echo>(),
-        Service::Discard => place::<Discard>(),
-        Service::Chargen => place::<Chargen>(),
     }
 }
 

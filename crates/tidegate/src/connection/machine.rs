@@ -581,6 +581,12 @@ impl Machine {
         self.marks.waits_for_memory && self.life == Life::Open
     }
 
+    /// Whether closing it would give memory to others: it holds receive buffers, has kept what was received, or is charged beyond
+    /// its floor.
+    pub(crate) fn holds_common_memory(&self, owner: u32, pools: &Pools) -> bool {
+        !self.inbox.is_empty() || pools.arena.held_by(owner) > 0 || self.charged_bytes > pools.flow.floor_bytes
+    }
+
     /// If something waits for the peer: since when it has made no progress.
     pub(crate) fn stalled_since(&self) -> Option<Time> {
         (self.marks.sending && !matches!(self.life, Life::Closing(_) | Life::Closed)).then_some(self.progressed)

@@ -22,7 +22,7 @@ pub(crate) struct Pools {
     pub(super) messages: Messages,
     #[expect(clippy::vec_box, reason = "the boxes are what goes to the engine and comes back")]
     gathers: Vec<Box<Gather>>,
-    /// Copies that found no memory, in this turn: the loop has to make room.
+    /// A copy found no memory while the arena was low: the loop has to make room until it is not.
     pub pressed: bool,
 }
 
@@ -52,7 +52,7 @@ impl Pools {
     }
 
     /// Whether at least a quarter of the arena is not out.
-    pub(super) fn arena_has_reserve(&self) -> bool {
+    pub(crate) fn arena_has_reserve(&self) -> bool {
         let buffers = self.arena.buffers();
         self.arena.outstanding() <= buffers - buffers.div_ceil(4)
     }

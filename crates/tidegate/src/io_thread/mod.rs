@@ -40,6 +40,10 @@ const HANDOVERS_PER_TURN: usize = 256;
 /// Connections waiting for send memory that one turn lets try again.
 const MEMORY_TURNS: usize = 16;
 
+/// How long a connection must have made no progress to be closed for memory: longer than a healthy peer on a busy machine
+/// takes to read a socket buffer, and short enough that the others hardly notice the wait.
+const STALLED: Duration = Duration::from_millis(100);
+
 /// How often a thread looks whether send memory is back when nothing else wakes it: other threads give back
 /// without waking.
 const MEMORY_LOOK: Duration = Duration::from_millis(10);
@@ -245,7 +249,7 @@ impl<E: Engine> IoThread<E> {
             return Some(self.context.now);
         }
         let timers = self.context.wheel.next_deadline();
-        if self.memory_line.is_empty() {
+        if self.memory_line.is_empty() && !self.pools.pressed {
             return timers;
         }
         let look = self.context.now + MEMORY_LOOK;
@@ -696,23 +700,31 @@ impl<E: Engine> IoThread<E> {
         self.more_to_do |= !self.memory_line.is_empty();
     }
 
-    /// Under pressure, the connection that has gone longest without progress is closed: one a turn.
+    /// Under pressure, until a quarter of the arena is home again, the connection that has gone longest without progress is closed:
+    /// one a turn.
     fn make_room(&mut self) {
-        if std::mem::take(&mut self.pools.pressed) {
-            self.close_the_most_stalled();
+        if self.pools.pressed {
+            self.pools.pressed = !self.pools.arena_has_reserve();
+            if self.pools.pressed {
+                self.close_the_most_stalled();
+            }
         }
     }
 
     #[cold]
     #[inline(never)]
     fn close_the_most_stalled(&mut self) {
-        let stalled = self.slots.iter_mut().filter(|(_, slot)| slot.in_use);
-        let stalled = stalled.filter_map(|(index, slot)| slot.machine.stalled_since().map(|since| (since, index)));
-        if let Some((since, index)) = stalled.min() {
+        let (now, pools) = (self.context.now, &self.pools);
+        let in_use = self.slots.iter_mut().filter(|(_, slot)| slot.in_use);
+        // One that is being served, or that holds nothing beyond its floor, would be closed for nothing.
+        let holding = in_use.filter(|(index, slot)| slot.machine.holds_common_memory(*index, pools));
+        let stalled = holding.filter_map(|(index, slot)| slot.machine.stalled_since().map(|since| (since, index)));
+        let longest = stalled.min().filter(|&(since, _)| now.saturating_since(since) >= STALLED);
+        if let Some((since, index)) = longest {
             let slot = &mut self.slots[index];
             tracing::warn!(
                 connection = index,
-                stalled_ms = self.context.now.saturating_since(since).as_millis() as u64,
+                stalled_ms = now.saturating_since(since).as_millis() as u64,
                 "send memory is used up: the connection that has gone longest without progress is closed"
             );
             slot.machine.abort(CloseReason::MemoryPressure, &mut self.pools);

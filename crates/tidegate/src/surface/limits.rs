@@ -153,7 +153,12 @@ impl Limits {
     ///
     /// # Errors
     /// When the rest alone is more than that; the text says what to change.
-    pub fn fit_memory(mut self, bytes: usize, threads: usize, handler_bytes: usize) -> Result<Self, LimitsError> {
+    pub(crate) fn fit_memory(
+        mut self,
+        bytes: usize,
+        threads: usize,
+        handler_bytes: usize,
+    ) -> Result<Self, LimitsError> {
         self.send_memory_bytes = 0;
         let least = self.ceiling(threads, handler_bytes);
         let spare = bytes.checked_sub(least.total()).filter(|&spare| spare >= self.send_memory_min());

@@ -22,7 +22,13 @@ pub struct Server;
 impl Server {
     /// A server with default limits, as many I/O threads as there are processors, and no listener yet.
     pub fn builder() -> ServerBuilder {
-        ServerBuilder { limits: Limits::default(), threads: None, engine: EngineChoice::Auto, listeners: Vec::new() }
+        ServerBuilder {
+            limits: Limits::default(),
+            memory_bytes: None,
+            threads: None,
+            engine: EngineChoice::Auto,
+            listeners: Vec::new(),
+        }
     }
 }
 
@@ -40,6 +46,7 @@ pub enum EngineChoice {
 /// A server that is being described.
 pub struct ServerBuilder {
     limits: Limits,
+    memory_bytes: Option<usize>,
     threads: Option<NonZeroUsize>,
     engine: EngineChoice,
     listeners: Vec<Described>,
@@ -59,6 +66,13 @@ impl ServerBuilder {
     /// What the server may use.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// What the server may use in memory in all, in bytes: send memory is what is left of it when everything else has its share
+    /// ([`Ceiling`]), in place of [`Limits::send_memory_bytes`].
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.memory_bytes = Some(bytes);
         self
     }
 
@@ -94,9 +108,9 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// [`BindError`] says what failed, with the address or the numbers, and what to do about it.
-    pub fn bind(self) -> Result<Bound, BindError> {
-        self.limits.check()?;
+    pub fn bind(mut self) -> Result<Bound, BindError> {
         let threads = self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        self.limits = self.settled_limits(threads)?;
         let mut sockets = Vec::new();
         let mut addresses = Vec::new();
         for described in &self.listeners {
@@ -121,17 +135,26 @@ impl ServerBuilder {
             .map_err(|error| BindError::Engine(error.to_string()))?;
         let shared = engines.iter().map(|engine| ThreadShared::new(engine.waker(), self.limits.max_connections));
         let shared = ServerShared::new(shared.collect());
-        let handler_bytes = self.listeners.iter().map(|described| described.handler_bytes).max().unwrap_or(0);
-        let ceiling = self.limits.ceiling(threads, handler_bytes);
+        let ceiling = self.limits.ceiling(threads, self.handler_bytes());
         Ok(Bound { builder: self, engines, sockets, addresses, shared, ceiling })
     }
 }
 
-/// What the simulation builds the same server from.
+/// What both `bind` and the simulation build a server from.
 impl ServerBuilder {
-    pub(super) fn limits_checked(&self) -> Result<Limits, LimitsError> {
-        self.limits.check()?;
-        Ok(self.limits.clone())
+    /// The limits, with the memory shared out, if they fit together.
+    pub(super) fn settled_limits(&self, threads: usize) -> Result<Limits, LimitsError> {
+        let mut limits = self.limits.clone();
+        if let Some(bytes) = self.memory_bytes {
+            limits = limits.fit_memory(bytes, threads, self.handler_bytes())?;
+        }
+        limits.check()?;
+        Ok(limits)
+    }
+
+    /// What the largest handler takes in its table.
+    fn handler_bytes(&self) -> usize {
+        self.listeners.iter().map(|described| described.handler_bytes).max().unwrap_or(0)
     }
 
     pub(super) fn thread_count(&self) -> Option<usize> {
@@ -142,8 +165,8 @@ impl ServerBuilder {
         self.listeners.iter().map(|described| (described.listener.address(), described.listener.backlog_connections()))
     }
 
-    pub(super) fn make_tables(&self) -> Vec<Box<dyn Handlers>> {
-        self.listeners.iter().map(|described| (described.table)(&self.limits)).collect()
+    pub(super) fn make_tables(&self, limits: &Limits) -> Vec<Box<dyn Handlers>> {
+        self.listeners.iter().map(|described| (described.table)(limits)).collect()
     }
 }
 

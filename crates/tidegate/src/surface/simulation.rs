@@ -217,8 +217,8 @@ impl Simulation {
     /// If the simulation serves already.
     pub fn serve(&mut self, builder: ServerBuilder) -> Result<Vec<SocketAddr>, BindError> {
         assert!(self.server.is_none(), "a simulation has one server");
-        let limits = builder.limits_checked()?;
         let threads = builder.thread_count().unwrap_or(2);
+        let limits = builder.settled_limits(threads)?;
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for (address, backlog) in builder.listener_addresses() {
@@ -248,7 +248,7 @@ impl Simulation {
                 engine,
                 listeners: listeners.take(),
                 addresses: addresses.clone(),
-                tables: builder.make_tables(),
+                tables: builder.make_tables(&limits),
                 handovers: handovers.clone(),
                 shared: Arc::clone(&shared),
                 reserve: reserve.clone(),
