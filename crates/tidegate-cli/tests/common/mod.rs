@@ -269,7 +269,8 @@ pub fn send_until_blocked(mut stream: &TcpStream) -> usize {
     let begun = Instant::now();
     loop {
         assert!(begun.elapsed() < DEADLINE, "it takes everything: {sent} bytes");
-        match stream.write(&chunk) {
+        // A write that times out may have taken a part: the next one goes on where it ended.
+        match stream.write(&chunk[sent % chunk.len()..]) {
             Ok(count) => sent += count,
             Err(error) if is_timeout(&error) => return sent,
             Err(error) => panic!("after {sent} bytes: {error}"),
