@@ -20,8 +20,9 @@ pub trait Handler: Sized + 'static {
         let _ = connection;
     }
 
-    /// Data has come: at least one byte. It is called only when one reply is sure to be taken: `data` itself, whatever its size, or
-    /// up to [`Limits::reply_bytes`](crate::Limits) of anything else. So an echo never sees a refusal.
+    /// Data has come: at least one byte. It is called only when one reply is sure to be taken: `data` itself, whatever its size, or one
+    /// message of up to [`Limits::reply_bytes`](crate::Limits). So an echo never sees a refusal. More messages, or larger ones,
+    /// may be refused: `send` says so and gives them back.
     fn on_read(&mut self, connection: &mut Connection<'_, Self::Message>, data: Buffer);
 
     /// There is room again after a send was refused or had passed the high mark.

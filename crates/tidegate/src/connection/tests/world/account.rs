@@ -1,0 +1,200 @@
+//! The account of what must hold, and the end of a run.
+
+use std::io;
+
+use super::*;
+
+/// The account.
+impl World {
+    pub(super) fn note_cause(&mut self, reason: CloseReason) {
+        if self.cause.is_none() {
+            // Not open without a cause: both sides had finished.
+            self.cause = Some(if self.machine.is_open() { reason } else { CloseReason::Finished });
+        }
+    }
+
+    /// The connection has ended: what had not begun is gone, and so is what had begun and is not in flight.
+    pub(super) fn forget_queued(&mut self) {
+        self.queued.clear();
+        if self.in_flight.is_none() {
+            self.begun.clear();
+        }
+    }
+
+    /// What a send may have before another message joins it.
+    pub(super) fn slice_bytes(&self) -> usize {
+        self.pools.flow.window_bytes.min(Gather::SLICE_BYTES)
+    }
+
+    /// Bytes that the next send has, or the one in flight.
+    pub(super) fn begun_bytes(&self) -> usize {
+        self.begun.iter().map(|message| message.bytes).sum::<usize>() - self.on_wire_of_first
+    }
+
+    /// Whether a message that is taken now goes into the next send without waiting in the queue.
+    pub(super) fn goes_out_next(&self) -> bool {
+        let joins = self.begun_bytes() < self.slice_bytes() && self.begun.len() < Gather::PIECES;
+        self.in_flight.is_none() && self.queued.is_empty() && (self.begun.is_empty() || joins)
+    }
+
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued.iter().map(|message| message.held_bytes).sum()
+    }
+
+    /// Whether what was refused would be taken, and a reply to a full buffer anyway.
+    pub(super) fn has_room(&self) -> bool {
+        let flow = &self.pools.flow;
+        self.queued_bytes() + self.wanted_bytes.max(flow.reply_bytes) <= flow.queue_bytes
+            && (self.queued.len() as u32) < flow.queue_messages
+    }
+
+    pub(super) fn lower_mark(&mut self) {
+        let flow = &self.pools.flow;
+        if self.queued_bytes() <= flow.low_mark_bytes && self.queued.len() as u32 <= flow.low_mark_messages() {
+            self.over_mark = false;
+        }
+    }
+
+    pub(super) fn assert_served(&self) {
+        assert!(self.machine.is_open() && !self.closing, "a callback after the end");
+    }
+
+    /// What holds at every moment.
+    pub(super) fn check(&self) {
+        let flow = &self.pools.flow;
+        assert!(self.machine.queued_bytes() <= flow.queue_bytes);
+        if self.machine.is_open() || self.closing && self.closed.is_none() && self.machine.deadline() != Time::MAX {
+            assert_eq!(self.machine.queued_bytes(), self.queued_bytes());
+            assert!(self.queued.len() <= flow.queue_messages as usize);
+            let messages = || self.queued.iter().chain(&self.begun);
+            let charged_bytes: usize = messages().map(|message| message.charge_bytes).sum();
+            assert_eq!(self.machine.charged_bytes(), charged_bytes);
+            // Besides: the data that waits for the handler, of which only the handler's part is known here.
+            let copies_bytes: usize = messages().map(|message| message.copy_bytes).sum();
+            let least = charged_bytes.saturating_sub(flow.floor_bytes) + self.held_charge_bytes() + copies_bytes;
+            let charged_bytes = self.pools.lease.charged();
+            assert!(charged_bytes >= least, "{charged_bytes} bytes charged, at least {least} expected");
+            // A connection that closes throws away at once what the handler will never get.
+            if self.delivered == self.received || !self.machine.is_open() {
+                assert_eq!(charged_bytes, least);
+                let waiting = self.pools.messages_waiting();
+                assert_eq!(waiting, self.queued.len());
+            }
+        }
+        if let Some(stalled_since) = self.machine.stalled_since() {
+            assert!(self.in_flight.is_some() && stalled_since <= self.now);
+        }
+    }
+
+    pub(super) fn held_charge_bytes(&self) -> usize {
+        let held: usize = self.held.iter().map(|held| held.copy_bytes).sum();
+        let refused: usize = self.refused.iter().map(|(_, copy_bytes)| copy_bytes).sum();
+        held + refused + self.others_bytes
+    }
+
+    /// What holds when there is nothing left to do until something happens.
+    pub(super) fn check_at_rest(&self) {
+        if self.closed.is_some() {
+            return;
+        }
+        let sendable = !self.queued.is_empty() || !self.begun.is_empty();
+        assert!(!sendable || self.in_flight.is_some(), "something waits and nothing is in flight");
+        if !self.machine.is_open() {
+            assert!(self.machine.deadline() != Time::MAX, "it could end never");
+            return;
+        }
+        let waits = self.machine.waits_for_memory();
+        let unhindered = !self.paused && !self.over_mark && !waits;
+        let undelivered = self.delivered < self.received;
+        assert!(!(unhindered && undelivered), "data waits and nothing holds it");
+        if !self.peer_finished {
+            assert_eq!(self.receive == Receive::On, unhindered, "reading and reasons to pause");
+        } else if !self.paused && !undelivered {
+            assert!(self.peer_shutdown_told, "the peer has finished and the handler doesn't know");
+        }
+        if self.shutdown_called && !sendable {
+            assert!(self.shutting || self.shut, "sending is over and the peer doesn't know");
+        }
+        let room = !self.over_mark && !waits && self.has_room();
+        assert!(!(self.owes_writable && room && !self.shutdown_called), "room, and the handler doesn't know");
+        assert!(!(self.shut && self.peer_shutdown_told), "both have finished and it lives on");
+    }
+}
+
+/// The end of a run.
+impl World {
+    /// Everybody becomes reasonable: memory comes back, the peer takes everything, the handler reads. Then nothing may wait.
+    pub(in crate::connection::tests) fn come_to_rest(&mut self) {
+        self.flush();
+        self.script.clear();
+        self.insistent = false;
+        self.refused.clear();
+        self.held.clear();
+        self.input(&Input::OthersGive);
+        if self.machine.is_open() {
+            self.act(&[Action::ResumeRead], &mut 0);
+        }
+        let mut turns = 0;
+        loop {
+            self.flush();
+            turns += 1;
+            assert!(turns < 10_000, "it never comes to rest");
+            if self.in_flight.is_some() {
+                self.input(&Input::Sent(100));
+            } else if self.shutting && self.closed.is_none() {
+                self.input(&Input::WriteShut(None));
+            } else if self.machine.waits_for_memory() && self.closed.is_none() {
+                assert!(self.pools.can_charge_reply(), "all memory is back and it is not enough");
+                self.input(&Input::MemoryTurn);
+            } else {
+                break;
+            }
+        }
+        if self.machine.is_open() {
+            assert_eq!(self.on_wire, self.taken.len(), "something was taken and never sent");
+            assert_eq!(self.delivered, self.received, "something was received and never delivered");
+            assert!(!self.owes_writable || self.shutdown_called, "a refusal was never followed by room");
+            assert!(self.peer_shutdown_told || self.receive == Receive::On);
+            assert!(self.machine.is_idle());
+        }
+    }
+
+    /// The connection ends: both finish, or it is closed and its peer does nothing more.
+    pub(in crate::connection::tests) fn end(mut self, both_finish: bool) {
+        if self.machine.is_open() && both_finish {
+            self.act(&[Action::Shutdown], &mut 0);
+            self.happen(&Input::PeerFinished, false);
+        } else {
+            self.close(CloseReason::ClosedByHandle);
+        }
+        let mut turns = 0;
+        while self.closed.is_none() {
+            self.flush();
+            turns += 1;
+            assert!(turns < 100, "it never ends");
+            if self.shutting {
+                self.input(&Input::WriteShut(None));
+            } else if self.machine.deadline() != Time::MAX {
+                self.wait(self.machine.deadline().saturating_since(self.now));
+            }
+        }
+        // The engine closes and gives back what it had.
+        if self.in_flight.is_some() {
+            self.input(&Input::SendFailed(io::ErrorKind::Other));
+        }
+        assert!(self.machine.next_step(OWNER, &mut self.pools).is_none(), "a step after the close");
+        assert_eq!(self.machine.deadline(), Time::MAX);
+        let reason = self.machine.released();
+        assert_eq!(reason, self.cause.unwrap_or(CloseReason::Finished), "the first cause is the reason");
+        if reason == CloseReason::Finished {
+            assert!(self.peer_shutdown_told && self.shut);
+        }
+        self.held.clear();
+        self.refused.clear();
+        self.input(&Input::OthersGive);
+        assert_eq!(self.machine.charged_bytes(), 0);
+        assert_eq!(self.pools.lease.charged(), 0, "send memory that nobody holds");
+        assert_eq!(self.pools.messages_waiting(), 0);
+        assert_eq!(self.pools.arena.free(), self.pools.arena.buffers() as usize, "a buffer is not home");
+    }
+}

@@ -1,0 +1,215 @@
+//! The engine, which keeps its contract and no more than that, and everybody else.
+
+use std::io;
+use std::time::Duration;
+
+use super::*;
+
+impl World {
+    pub(super) fn input(&mut self, input: &Input) {
+        let closed = self.closed.is_some();
+        match input {
+            Input::Sent(_) | Input::SendFailed(_) | Input::OthersTake(_) | Input::OthersGive => {}
+            _ if closed => return,
+            _ => {}
+        }
+        match *input {
+            Input::Received(bytes) => self.receive(bytes),
+            Input::ReceivePaused => {
+                if let Receive::Pausing(_) = self.receive {
+                    self.receive = Receive::Off;
+                }
+            }
+            Input::PeerFinished => {
+                if matches!(self.receive, Receive::On | Receive::Discarding) {
+                    self.receive = Receive::Over;
+                    self.peer_finished = true;
+                    self.machine.peer_finished(&mut self.pools);
+                }
+            }
+            Input::ReceiveFailed(kind) => {
+                if matches!(self.receive, Receive::On | Receive::Discarding) {
+                    self.receive = Receive::Over;
+                    self.note_cause(CloseReason::from_error(&kind.into()));
+                    self.machine.receive_failed(&kind.into(), &mut self.pools);
+                }
+            }
+            Input::Discarded(bytes) => {
+                if self.receive == Receive::Discarding {
+                    self.machine.discarded(bytes, &mut self.pools);
+                }
+            }
+            Input::Sent(hundredths) => self.sent(hundredths),
+            Input::SendFailed(kind) => {
+                if let Some(gather) = self.in_flight.take() {
+                    if !closed {
+                        self.note_cause(CloseReason::from_error(&kind.into()));
+                    }
+                    self.machine.sent(gather, Err(kind.into()), self.now, &mut self.pools);
+                    self.begun.clear();
+                    self.forget_queued();
+                }
+            }
+            Input::WriteShut(failure) => {
+                if std::mem::take(&mut self.shutting) {
+                    match failure {
+                        None => self.shut = true,
+                        Some(io::ErrorKind::NotConnected) => self.note_cause(CloseReason::Reset),
+                        Some(kind) => self.note_cause(CloseReason::from_error(&kind.into())),
+                    }
+                    let result = failure.map_or(Ok(()), |kind| Err(kind.into()));
+                    self.machine.write_shut(result, self.now, &mut self.pools);
+                }
+            }
+            Input::Handler(ref actions) => {
+                if self.machine.is_open() {
+                    self.act(actions, &mut 0);
+                }
+            }
+            Input::CloseByHandle => self.close(CloseReason::ClosedByHandle),
+            Input::AbortByHandle => self.abort(CloseReason::AbortedByHandle),
+            Input::Wait(milliseconds) => self.wait(Duration::from_millis(milliseconds)),
+            Input::OthersTake(bytes) => {
+                if self.pools.lease.charge(bytes).is_ok() {
+                    self.others_bytes += bytes;
+                }
+            }
+            Input::OthersGive => self.pools.lease.refund(std::mem::take(&mut self.others_bytes)),
+            Input::MemoryTurn => {
+                if self.machine.waits_for_memory() && self.pools.can_charge_reply() {
+                    self.machine.memory_is_back();
+                }
+            }
+        }
+    }
+
+    pub(super) fn receive(&mut self, bytes: usize) {
+        let allowed = match &mut self.receive {
+            Receive::On => true,
+            Receive::Pausing(late) => {
+                let allowed = *late > 0;
+                *late = late.saturating_sub(1);
+                allowed
+            }
+            Receive::Off | Receive::Discarding | Receive::Over => false,
+        };
+        if !allowed || self.pools.arena.free() == 0 {
+            return;
+        }
+        let buffer = filled(&self.pools, &pattern(self.received, bytes));
+        self.received += bytes;
+        if let Some(delivery) = self.machine.received(buffer, OWNER, &mut self.pools) {
+            self.deliver(delivery);
+        }
+    }
+
+    pub(super) fn sent(&mut self, hundredths: usize) {
+        let Some(gather) = self.in_flight.take() else { return };
+        let offered: usize = gather.slices().map(<[u8]>::len).sum();
+        let mut bytes = (offered * hundredths.clamp(1, 100)).div_ceil(100);
+        let taken = self.machine.sent(gather, Ok(bytes), self.now, &mut self.pools);
+        assert_eq!(taken, bytes);
+        self.on_wire += bytes;
+        while let Some(first) = self.begun.front() {
+            let left = first.bytes - self.on_wire_of_first;
+            if bytes < left {
+                self.on_wire_of_first += bytes;
+                break;
+            }
+            bytes -= left;
+            self.on_wire_of_first = 0;
+            self.begun.pop_front();
+        }
+        if self.closed.is_some() {
+            self.begun.clear();
+        }
+        self.callback(None);
+    }
+
+    pub(super) fn wait(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        if self.now >= self.machine.deadline() && self.closing && !self.shut {
+            self.cause = Some(CloseReason::CloseTimeout);
+        }
+        // Also when it is too early: then it does nothing.
+        self.machine.deadline_passed(self.now, &mut self.pools);
+    }
+
+    pub(super) fn flush(&mut self) {
+        self.steps = 0;
+        loop {
+            self.lower_mark();
+            let is_quiet = self.machine.is_quiet();
+            let Some(step) = self.machine.next_step(OWNER, &mut self.pools) else { break };
+            assert!(!is_quiet, "{step:?} of a connection that said there is nothing to do");
+            assert!(self.closed.is_none(), "{step:?} after the close");
+            self.steps += 1;
+            assert!(self.steps < 500, "steps without end, the last is {step:?}");
+            self.follow(step);
+            self.check();
+        }
+        self.check_at_rest();
+    }
+
+    pub(super) fn follow(&mut self, step: Step) {
+        match step {
+            Step::Deliver(delivery) => self.deliver(delivery),
+            Step::PeerShutdown => {
+                assert!(self.peer_finished && !self.peer_shutdown_told && !self.paused);
+                assert_eq!(self.delivered, self.received, "the end is told before everything was delivered");
+                self.assert_served();
+                self.peer_shutdown_told = true;
+                self.callback(None);
+            }
+            Step::Writable => {
+                assert!(self.owes_writable && !self.over_mark && self.has_room(), "nothing to say");
+                self.assert_served();
+                self.owes_writable = false;
+                self.callback_writable();
+            }
+            Step::Send(gather) => {
+                assert!(self.in_flight.is_none(), "two sends in flight");
+                assert!(!self.shutting && !self.shut, "a send after the half-close");
+                let offered = gather.slices().collect::<Vec<_>>().concat();
+                assert!(!offered.is_empty() && offered.len() <= Gather::SLICE_BYTES);
+                assert!(self.taken[self.on_wire..].starts_with(&offered), "not the next bytes of what was taken");
+                while self.begun.len() < gather.pieces() {
+                    let message = self.queued.pop_front().expect("a message that was taken");
+                    self.begun.push_back(message);
+                }
+                assert_eq!(gather.remaining(), self.begun_bytes());
+                let last = self.begun.back().expect("a message").bytes;
+                assert!(self.begun.len() == 1 || self.begun_bytes() - last < self.slice_bytes());
+                self.in_flight = Some(gather);
+            }
+            Step::ShutdownWrite => {
+                assert!(!self.shutting && !self.shut, "a second half-close");
+                assert!(self.shutdown_called || self.closing, "nobody asked for a half-close");
+                assert!(self.in_flight.is_none() && self.queued.is_empty() && self.begun.is_empty());
+                assert_eq!(self.on_wire, self.taken.len(), "a half-close before everything was sent");
+                self.shutting = true;
+            }
+            Step::Receive => {
+                assert!(matches!(self.receive, Receive::Off | Receive::Pausing(_)), "{:?}", self.receive);
+                self.receive = Receive::On;
+            }
+            Step::PauseReceive => {
+                assert_eq!(self.receive, Receive::On);
+                self.receive = Receive::Pausing(3);
+            }
+            Step::Discard => {
+                assert!(!matches!(self.receive, Receive::Discarding | Receive::Over), "{:?}", self.receive);
+                assert!(self.closing, "what comes is thrown away and nobody closed");
+                self.receive = Receive::Discarding;
+            }
+            Step::Close(mode) => {
+                if mode == CloseMode::Orderly {
+                    assert!(self.shut, "closed in order before the half-close");
+                    assert_eq!(self.on_wire, self.taken.len(), "closed in order before everything was sent");
+                }
+                self.closed = Some(mode);
+                self.forget_queued();
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The world around one connection: an engine that keeps its contract and no more than that, a handler that does
+//! whatever its script says, and an account of everything that must hold after each step.
+
+mod account;
+mod engine;
+mod handler;
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::*;
+use crate::engine::CloseMode;
+
+/// What the handler does, in a callback or between two.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    Send { kind: Kind, bytes: usize },
+    SendHeld(usize),
+    DropHeld(usize),
+    Shutdown,
+    Close,
+    Abort,
+    PauseRead,
+    ResumeRead,
+}
+
+/// What a message is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Static,
+    /// A vector with this much more capacity than length.
+    Owned(usize),
+    Shared,
+}
+
+/// What the handler does with the data it is given.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum WithData {
+    Echo,
+    EchoCopy,
+    EchoWithoutFirstByte,
+    Hold,
+    Drop,
+}
+
+/// What the handler does in one callback.
+#[derive(Clone, Debug)]
+pub(super) struct Callback {
+    pub(super) data: WithData,
+    pub(super) actions: Vec<Action>,
+}
+
+/// What happens to the connection. What the engine contract doesn't allow at that moment is skipped.
+#[derive(Clone, Debug)]
+pub(super) enum Input {
+    Received(usize),
+    ReceivePaused,
+    PeerFinished,
+    ReceiveFailed(io::ErrorKind),
+    Discarded(usize),
+    /// The system took this many hundredths of what it was offered.
+    Sent(usize),
+    SendFailed(io::ErrorKind),
+    WriteShut(Option<io::ErrorKind>),
+    /// The handler acts outside of the callbacks of this connection: on a message, on a timer.
+    Handler(Vec<Action>),
+    CloseByHandle,
+    AbortByHandle,
+    Wait(u64),
+    OthersTake(usize),
+    OthersGive,
+    /// The line for send memory moves.
+    MemoryTurn,
+}
+
+/// What the engine has been told about receiving.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Receive {
+    Off,
+    On,
+    /// Paused; so many buffers that were filled before may still come.
+    Pausing(u32),
+    Discarding,
+    /// Finished or failed.
+    Over,
+}
+
+/// A buffer that the handler has, with what it is charged to send memory as a copy.
+struct Held {
+    buffer: Buffer,
+    copy_bytes: usize,
+}
+
+/// A message that was taken and is not sent whole.
+#[derive(Clone, Copy)]
+struct Message {
+    bytes: usize,
+    held_bytes: usize,
+    charge_bytes: usize,
+    copy_bytes: usize,
+}
+
+/// See the [module](self).
+pub(super) struct World {
+    machine: Machine,
+    pools: Pools,
+    now: Time,
+
+    // The engine.
+    receive: Receive,
+    in_flight: Option<Box<Gather>>,
+    peer_finished: bool,
+    shutting: bool,
+    shut: bool,
+    closed: Option<CloseMode>,
+
+    // The handler.
+    script: Vec<Callback>,
+    turn: usize,
+    /// A refused message is tried again, in `on_writable`, before anything else.
+    insistent: bool,
+    refused: VecDeque<(Payload, usize)>,
+    held: Vec<Held>,
+    paused: bool,
+    shutdown_called: bool,
+
+    // The account.
+    /// All bytes of the messages that were taken.
+    taken: Vec<u8>,
+    /// How many of them are on the wire.
+    on_wire: usize,
+    queued: VecDeque<Message>,
+    begun: VecDeque<Message>,
+    /// How much of the first begun message is on the wire.
+    on_wire_of_first: usize,
+    over_mark: bool,
+    owes_writable: bool,
+    wanted_bytes: usize,
+    received: usize,
+    delivered: usize,
+    peer_shutdown_told: bool,
+    closing: bool,
+    cause: Option<CloseReason>,
+    others_bytes: usize,
+    attempts: u8,
+    steps: usize,
+}
+
+/// Input as a peer sends it: the byte at each offset of the stream tells where it belongs.
+fn pattern(offset: usize, bytes: usize) -> Vec<u8> {
+    (offset..offset + bytes).map(|position| (position % 251) as u8).collect()
+}
+
+static STATIC_BYTES: [u8; 160 << 10] = [0xEE; 160 << 10];
+
+impl World {
+    pub(super) fn new(buffers: u32, reserve_bytes: usize, flow: Flow, script: Vec<Callback>, insistent: bool) -> Self {
+        Self {
+            machine: Machine::new(Time::ZERO),
+            pools: pools(buffers, reserve_bytes, flow),
+            now: Time::ZERO,
+            receive: Receive::Off,
+            in_flight: None,
+            peer_finished: false,
+            shutting: false,
+            shut: false,
+            closed: None,
+            script,
+            turn: 0,
+            insistent,
+            refused: VecDeque::new(),
+            held: Vec::new(),
+            paused: false,
+            shutdown_called: false,
+            taken: Vec::new(),
+            on_wire: 0,
+            queued: VecDeque::new(),
+            begun: VecDeque::new(),
+            on_wire_of_first: 0,
+            over_mark: false,
+            owes_writable: false,
+            wanted_bytes: 0,
+            received: 0,
+            delivered: 0,
+            peer_shutdown_told: false,
+            closing: false,
+            cause: None,
+            others_bytes: 0,
+            attempts: 0,
+            steps: 0,
+        }
+    }
+
+    /// One input, and what follows from it unless more comes in the same batch.
+    pub(super) fn happen(&mut self, input: &Input, more_in_batch: bool) {
+        self.input(input);
+        self.check();
+        if !more_in_batch {
+            self.flush();
+        }
+    }
+}
