@@ -6,7 +6,9 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use tidegate::sim::{Client, Next, Peer, Simulation, Violation};
-use tidegate::{Buffer, Connection, Handler, Limits, Listener, Payload, Report, Server, Time};
+use tidegate::{
+    Buffer, Connection, ConnectionHandle, Handler, Limits, Listener, Payload, Refusal, Report, Server, Time,
+};
 
 /// What came of one run.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,15 +28,17 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let server = Server::builder()
         .limits(limits(&simulation))
         .listen(Listener::tcp(([10, 0, 0, 1], 7007).into()), |_| Echo)
-        .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()), |_| Later::default());
+        .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()), |_| Later::default())
+        .listen(Listener::tcp(([10, 0, 0, 1], 7009).into()), |_| Moody::default());
     let addresses = match simulation.serve(server) {
         Ok(addresses) => addresses,
         Err(error) => panic!("seed {seed}: {error}"),
     };
     for _ in 0..8 + simulation.random_below(12) {
-        let address = addresses[simulation.random_below(2) as usize];
+        let service = simulation.random_below(3) as usize;
+        let address = addresses[service];
         let after = Duration::from_micros(simulation.random_below(2_000_000));
-        let client = EchoClient::new(&simulation);
+        let client = EchoClient::new(&simulation, service == 2);
         simulation.client(address, after, client);
     }
     let report = simulation.run()?;
@@ -88,7 +92,8 @@ impl Later {
     fn send_held(&mut self, connection: &mut Connection<'_>) {
         while let Some(payload) = self.held.pop_front() {
             // A copy half of the time, so that send memory is charged.
-            let payload = if connection.random() % 2 == 0 { Payload::copy_from(payload.as_slice()) } else { payload };
+            let payload =
+                if connection.random().is_multiple_of(2) { Payload::copy_from(payload.as_slice()) } else { payload };
             if let Err(refused) = connection.send(payload) {
                 self.held.push_front(refused.payload);
                 return;
@@ -127,9 +132,73 @@ impl Handler for Later {
     }
 }
 
+/// Sends back what comes until it loses patience: then it ends the connection in one of the ways there are.
+#[derive(Default)]
+struct Moody {
+    handle: Option<ConnectionHandle<Mood>>,
+}
+
+/// What a moody handler tells itself by its mailbox, as another thread would.
+enum Mood {
+    /// Finish sending.
+    Finish,
+    /// Panic.
+    Panic,
+}
+
+impl Handler for Moody {
+    type Message = Mood;
+
+    fn on_connect(&mut self, connection: &mut Connection<'_, Mood>) {
+        self.handle = Some(connection.handle());
+        if connection.random().is_multiple_of(8) {
+            connection.close();
+        }
+    }
+
+    fn on_read(&mut self, connection: &mut Connection<'_, Mood>, data: Buffer) {
+        if let Err(refused) = connection.send(data) {
+            // After a half-close of our own nothing more is taken.
+            assert_eq!(refused.why, Refusal::Closing, "an echo was refused");
+        }
+        let Some(handle) = &self.handle else { return };
+        match connection.random() % 40 {
+            0 => connection.close(),
+            1 => connection.abort(),
+            2 => connection.shutdown(),
+            3 => handle.close(),
+            4 => handle.abort(),
+            5 => drop(handle.post(Mood::Finish)),
+            6 => drop(handle.post(Mood::Panic)),
+            7 => {
+                connection.pause_read();
+                let after = Duration::from_millis(connection.random() % 50);
+                connection.set_timer(1, after);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_timer(&mut self, connection: &mut Connection<'_, Mood>, _timer: u8) {
+        connection.resume_read();
+    }
+
+    fn on_message(&mut self, connection: &mut Connection<'_, Mood>, message: Mood) {
+        match message {
+            Mood::Finish => connection.shutdown(),
+            Mood::Panic => panic!("{PLANNED}"),
+        }
+    }
+}
+
+/// What a planned panic says.
+pub const PLANNED: &str = "a panic that the run plans";
+
 /// A client that sends numbered bytes and wants exactly those back.
 struct EchoClient {
     manner: Manner,
+    /// The server may end the connection when it likes.
+    lenient: bool,
     total: u64,
     sent: u64,
     received: u64,
@@ -158,7 +227,7 @@ enum Manner {
 }
 
 impl EchoClient {
-    fn new(simulation: &Simulation) -> Self {
+    fn new(simulation: &Simulation, lenient: bool) -> Self {
         let manner = match simulation.random_below(10) {
             0..=3 => Manner::Whole,
             4..=5 => Manner::Hasty,
@@ -170,7 +239,7 @@ impl EchoClient {
         // Every order of magnitude from one byte to a quarter of a megabyte.
         let total = 1 + simulation.random_below(1 << simulation.random_below(19));
         let (reads_from, ends_at) = (Time::ZERO, Time::MAX);
-        Self { manner, total, sent: 0, received: 0, finished: false, reads_from, ends_at }
+        Self { manner, lenient, total, sent: 0, received: 0, finished: false, reads_from, ends_at }
     }
 
     /// The byte at a position of the stream: neighbours differ, and so do positions a buffer apart.
@@ -260,7 +329,7 @@ impl Client for EchoClient {
                 Ok(false) => {}
                 // An orderly end, on a connection that is still there, must come after everything; the drain begins only when
                 // all clients are done.
-                Ok(true) if connected && peer.is_connected() && self.received < self.sent => {
+                Ok(true) if !self.lenient && connected && peer.is_connected() && self.received < self.sent => {
                     return Next::Failed(format!("the end came after {} of {} bytes", self.received, self.sent));
                 }
                 Ok(true) => return Next::Close,
