@@ -1,4 +1,78 @@
 //! Tidegate: a completion-driven TCP server framework whose limits are promises.
+//!
+//! A server has one or more listeners. Each makes a [`Handler`] for every connection, a value that lives on the
+//! connection's I/O thread and is called when something has happened to it. What it wants (send, close, a timer) is
+//! recorded by the [`Connection`] that it is given, and done when the callback has returned.
+//!
+//! # An echo server
+//!
+//! ```no_run
+//! use std::convert::Infallible;
+//! use tidegate::{Buffer, Connection, Handler, Listener, Server};
+//!
+//! struct Echo;
+//!
+//! impl Handler for Echo {
+//!     type Message = Infallible;
+//!
+//!     fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {
+//!         let _ = connection.send(data); // never refused: `on_read` comes only when there is room for a reply
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let server = Server::builder().listen(Listener::tcp("127.0.0.1:7007".parse()?), |_| Echo).bind()?;
+//!     server.run()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`bind`](ServerBuilder::bind) does all that can fail; [`run`](Bound::run) serves until a [`ServerHandle`] drains or
+//! aborts the server, and returns a [`Report`].
+//!
+//! # Sending
+//!
+//! [`Connection::send`] takes a whole message or refuses it, on the spot. A message is anything that makes a [`Payload`]: a received
+//! [`Buffer`], a `Vec<u8>`, a `String`, [`bytes::Bytes`], static bytes. One that was taken goes out whole and in order, for as long as the
+//! connection lives. [`Refused`] gives a message back with the reason and its numbers; when it is for now only,
+//! [`Handler::on_writable`] says when there is room. While much is queued, the connection is not read from.
+//!
+//! # Limits
+//!
+//! [`Limits`] has a name and a default for every bound. [`Limits::ceiling`] is the sum of what a server may use, and
+//! [`Limits::fit_memory`] works backwards from such a sum. At a limit nothing is lost that was taken: connections wait in the
+//! backlog, sends are refused, reading pauses.
+//!
+//! ```
+//! use tidegate::Limits;
+//!
+//! let limits = Limits { max_connections: 1_000, ..Limits::default() };
+//! let limits = limits.fit_memory(64 << 20, 2, 0)?;
+//! assert_eq!(limits.ceiling(2, 0).total(), 64 << 20);
+//! # Ok::<(), tidegate::LimitsError>(())
+//! ```
+//!
+//! # Endings
+//!
+//! [`shutdown`](Connection::shutdown) finishes our side and goes on receiving. [`close`](Connection::close) sends what is queued, then
+//! waits a while for the peer, so that nothing it has not read yet is destroyed. [`abort`](Connection::abort) resets. Every connection ends
+//! for one [`CloseReason`], which [`Handler::on_close`] is told and the report counts. A handler that panics ends its own
+//! connection and no other.
+//!
+//! # Other threads
+//!
+//! A [`ConnectionHandle`] posts messages to a connection's [`Handler::on_message`], closes it or aborts it, from any thread and from
+//! other connections. A handle of a connection that is over is harmless.
+//!
+//! # Simulation
+//!
+//! [`sim::Simulation`] runs the same server in a world of virtual time, with a network that has faults, from one seed. A run is
+//! repeated exactly from its seed.
+//!
+//! # Requirements
+//!
+//! Linux 6.1 or later, with io_uring allowed. The pages in `docs/` of the repository say how it is built (`architecture.md`), what each
+//! limit bounds (`memory.md`) and how it is tested (`testing.md`).
 #![warn(missing_docs)]
 
 mod connection;
