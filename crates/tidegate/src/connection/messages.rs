@@ -57,7 +57,7 @@ impl Pools {
         self.arena.outstanding() <= buffers - buffers.div_ceil(4)
     }
 
-    /// What a reply of one arena buffer is charged.
+    /// What a promised reply is charged.
     pub(super) fn reply_charge_bytes(&self) -> usize {
         self.flow.reply_bytes + MESSAGE_OVERHEAD_BYTES
     }

@@ -5,7 +5,8 @@ use std::io;
 
 /// Why a connection ended: exactly one for each, counted in the [`Report`](crate::Report).
 ///
-/// The first cause wins: a connection that is reset while it is being closed by its handler was closed by its handler.
+/// The first cause wins: a connection that is reset while it is being closed by its handler was closed by its handler. Except
+/// [`CloseTimeout`](Self::CloseTimeout), which says that something was lost and takes the place of who closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -31,7 +32,8 @@ pub enum CloseReason {
     Drained,
     /// The server drained, and the connection was still busy when the grace period was over.
     ShutdownGrace,
-    /// The handler called `close`, and the peer didn't take what was queued within the time limit for closing.
+    /// The connection was being closed in order (by its handler, a handle or the drain), and the peer didn't take what was queued
+    /// within [`Limits::close_timeout`](crate::Limits).
     CloseTimeout,
 }
 

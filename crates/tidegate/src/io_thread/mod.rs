@@ -98,22 +98,63 @@ pub(crate) enum Turn {
     Finished,
 }
 
-/// A connection slot, addressed by the index of its socket.
+/// A connection slot, addressed by the index of its socket. Two cache lines.
+#[repr(align(64))]
 struct Slot {
     machine: Machine,
     key: ConnectionKey,
+    /// The handler's key in its table; [`NO_HANDLER`] before it is made and after a panic.
+    handler: u32,
     /// The table of the handler: the listener's number.
-    table: u32,
-    /// The handler's key in it; `None` after a panic.
-    handler: Option<u32>,
+    table: u16,
     /// The timer of the machine's deadline, and that deadline.
     timer: Option<TimerKey>,
     timer_deadline: Time,
     in_use: bool,
-    /// In the list of what flush has to look at.
-    dirty: bool,
-    /// In the line for send memory.
-    in_memory_line: bool,
+    /// In the lists of flush and of those that wait for send memory.
+    listed: Listed,
+}
+
+const _: () = assert!(size_of::<Slot>() == 128, "a slot is two cache lines");
+
+/// Which lists a slot is in.
+#[derive(Clone, Copy, Default)]
+struct Listed(u8);
+
+impl Listed {
+    /// What flush has to look at.
+    const DIRTY: u8 = 1;
+    /// The line for send memory.
+    const MEMORY_LINE: u8 = 2;
+
+    fn is_in(self, list: u8) -> bool {
+        self.0 & list != 0
+    }
+
+    fn enter(&mut self, list: u8) {
+        self.0 |= list;
+    }
+
+    fn leave(&mut self, list: u8) {
+        self.0 &= !list;
+    }
+}
+
+/// The key of no handler.
+const NO_HANDLER: u32 = u32::MAX;
+
+impl Slot {
+    /// The key of the handler, if there is one.
+    fn handler(&self) -> Option<u32> {
+        (self.handler != NO_HANDLER).then_some(self.handler)
+    }
+
+    /// Takes the handler away; its key, if there was one.
+    fn take_handler(&mut self) -> Option<u32> {
+        let handler = self.handler();
+        self.handler = NO_HANDLER;
+        handler
+    }
 }
 
 impl Default for Slot {
@@ -122,12 +163,11 @@ impl Default for Slot {
             machine: Machine::new(Time::ZERO),
             key: ConnectionKey { slot: 0, generation: 0 },
             table: 0,
-            handler: None,
+            handler: NO_HANDLER,
             timer: None,
             timer_deadline: Time::MAX,
             in_use: false,
-            dirty: false,
-            in_memory_line: false,
+            listed: Listed::default(),
         }
     }
 }
@@ -220,6 +260,11 @@ impl<E: Engine> IoThread<E> {
         self.context.now = self.engine.now();
 
         let busy = completions.len();
+        for completion in &completions {
+            if let Completion::Received { socket, .. } | Completion::Sent { socket, .. } = completion {
+                self.slots.prefetch(socket.index);
+            }
+        }
         for completion in completions.drain(..) {
             self.dispatch(completion);
         }
@@ -342,8 +387,8 @@ impl<E: Engine> IoThread<E> {
     fn touch(&mut self, socket: SocketId) -> Option<(&mut Slot, (&mut Pools, Time))> {
         let slot = self.slots.get_mut(socket.index)?;
         debug_assert!(slot.in_use && slot.key.generation == socket.generation, "a completion for {socket:?}");
-        if !slot.dirty {
-            slot.dirty = true;
+        if !slot.listed.is_in(Listed::DIRTY) {
+            slot.listed.enter(Listed::DIRTY);
             self.dirty.push(socket.index);
         }
         Some((slot, (&mut self.pools, self.context.now)))
@@ -351,8 +396,8 @@ impl<E: Engine> IoThread<E> {
 
     fn mark_dirty(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        if slot.in_use && !slot.dirty {
-            slot.dirty = true;
+        if slot.in_use && !slot.listed.is_in(Listed::DIRTY) {
+            slot.listed.enter(Listed::DIRTY);
             self.dirty.push(index);
         }
     }
@@ -380,7 +425,7 @@ impl<E: Engine> IoThread<E> {
         *self.slots.ensure(socket.index) = Slot {
             machine: Machine::new(self.context.now),
             key,
-            table: listener as u32,
+            table: listener as u16,
             in_use: true,
             ..Slot::default()
         };
@@ -390,7 +435,7 @@ impl<E: Engine> IoThread<E> {
         let table = &mut self.tables[listener];
         match catch_unwind(AssertUnwindSafe(|| table.open(&accepted))) {
             Ok(handler) => {
-                self.slots[socket.index].handler = Some(handler);
+                self.slots[socket.index].handler = handler;
                 self.call(socket.index, |table, key, view| table.on_connect(key, view));
             }
             Err(panic) => self.panicked(socket.index, panic),
@@ -404,7 +449,7 @@ impl<E: Engine> IoThread<E> {
         let slot = &mut self.slots[socket.index];
         debug_assert!(slot.in_use && slot.key.generation == socket.generation);
         let reason = slot.machine.released();
-        let (key, handler, table) = (slot.key, slot.handler.take(), slot.table as usize);
+        let (key, handler, table) = (slot.key, slot.take_handler(), slot.table as usize);
         slot.in_use = false;
         if let Some(timer) = slot.timer.take() {
             self.context.wheel.cancel(timer);
@@ -438,7 +483,7 @@ impl<E: Engine> IoThread<E> {
     ) {
         let slot = &mut self.slots[index];
         let mut outcome = Ok(());
-        if let Some(handler) = slot.handler
+        if let Some(handler) = slot.handler()
             && slot.machine.is_open()
         {
             let table = &mut *self.tables[slot.table as usize];
@@ -466,7 +511,7 @@ impl<E: Engine> IoThread<E> {
         swallow(panic, "a handler panicked: its connection is closed");
         let slot = &mut self.slots[index];
         slot.machine.abort(CloseReason::HandlerPanicked, &mut self.pools);
-        if let Some(handler) = slot.handler.take() {
+        if let Some(handler) = slot.take_handler() {
             let table = &mut self.tables[slot.table as usize];
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| table.remove(handler))) {
                 swallow(panic, "a handler panicked again when it was dropped");
@@ -604,12 +649,14 @@ impl<E: Engine> IoThread<E> {
         // Callbacks in here may touch other connections only through mailboxes, so the list doesn't grow while it is walked.
         let mut dirty = std::mem::take(&mut self.dirty);
         for index in dirty.drain(..) {
-            self.slots[index].dirty = false;
+            self.slots[index].listed.leave(Listed::DIRTY);
             if self.slots[index].in_use {
                 self.flush_one(index);
             }
         }
-        debug_assert!(self.dirty.is_empty() || self.dirty.iter().all(|&index| self.slots[index].dirty));
+        debug_assert!(
+            self.dirty.is_empty() || self.dirty.iter().all(|&index| self.slots[index].listed.is_in(Listed::DIRTY))
+        );
         if self.dirty.is_empty() {
             self.dirty = dirty;
         }
@@ -652,8 +699,8 @@ impl<E: Engine> IoThread<E> {
         }
         self.arm_deadline(index);
         let slot = &mut self.slots[index];
-        if slot.machine.waits_for_memory() && !slot.in_memory_line {
-            slot.in_memory_line = true;
+        if slot.machine.waits_for_memory() && !slot.listed.is_in(Listed::MEMORY_LINE) {
+            slot.listed.enter(Listed::MEMORY_LINE);
             self.memory_line.push_back(key);
         }
     }
@@ -692,7 +739,7 @@ impl<E: Engine> IoThread<E> {
             self.memory_line.pop_front();
             if current {
                 let slot = &mut self.slots[key.slot];
-                slot.in_memory_line = false;
+                slot.listed.leave(Listed::MEMORY_LINE);
                 slot.machine.memory_is_back();
                 self.mark_dirty(key.slot);
             }

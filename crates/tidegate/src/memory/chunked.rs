@@ -68,6 +68,17 @@ impl<T> Chunked<T> {
         })
     }
 
+    /// Tells the processor that the entry will be used soon. Does nothing for one that is not there.
+    ///
+    /// With many connections their entries are in no cache near: fetching those of a whole batch at once costs one wait
+    /// instead of one for each.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: u32) {
+        if let Some(entry) = self.get(index) {
+            prefetch(entry);
+        }
+    }
+
     /// The entry at `index`, or `None` if its chunk doesn't exist yet.
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
         let (chunk, offset) = place(index);
@@ -121,6 +132,25 @@ fn place(index: u32) -> (usize, usize) {
 fn missing(index: u32, limit: u32) -> ! {
     panic!("index {index} of a table of {limit} entries has not been ensured")
 }
+
+/// Tells the processor that all of `value` will be used soon, where it can be told.
+#[inline]
+fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let address = std::ptr::from_ref(value).cast::<i8>();
+        for offset in (0..size_of::<T>()).step_by(CACHE_LINE_BYTES) {
+            // SAFETY: inside `value`; and a prefetch reads nothing that a program could see, and never faults.
+            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.add(offset)) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
+/// The size of a cache line on the processors that this matters on, in bytes.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE_BYTES: usize = 64;
 
 /// Hands out the indices below a limit, each to one holder at a time.
 ///

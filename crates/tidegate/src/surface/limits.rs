@@ -49,7 +49,8 @@ pub struct Limits {
     /// At or below this many queued bytes, it is read from again, and `on_writable` is called. Default: 16 KiB.
     pub low_mark_bytes: usize,
     /// Bytes that one connection may receive in one turn of the loop before others, in addition to what the system delivers in one
-    /// batch. Default: 64 KiB.
+    /// batch. The engine on io_uring stays below it by its ways: bulk is received one buffer a turn, and a connection of messages
+    /// gets at most the kernel's batch of 32 receives. At least `receive_buffer_bytes`. Default: 64 KiB.
     pub read_budget_bytes: usize,
     /// Messages that other threads may have posted to the connections of one listener on one I/O thread. Default: 1,024.
     pub mailbox_messages: usize,
@@ -96,6 +97,12 @@ impl Default for Limits {
 /// Limits that contradict each other, or don't fit. The text has the numbers and the way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsError(String);
+
+impl LimitsError {
+    pub(crate) fn listeners(count: usize, most: usize) -> Self {
+        Self(format!("{count} listeners, but a server has at most {most}"))
+    }
+}
 
 impl fmt::Display for LimitsError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,6 +241,12 @@ impl Limits {
         }
         if !(1..=32_768).contains(&self.receive_buffers) {
             return refuse(format!("receive_buffers is {}: it must be from 1 to 32,768", self.receive_buffers));
+        }
+        if self.read_budget_bytes < buffer {
+            return refuse(format!(
+                "read_budget_bytes is {}: it must be at least receive_buffer_bytes, {buffer}",
+                self.read_budget_bytes
+            ));
         }
         if self.window_bytes == 0 {
             return refuse("window_bytes is 0: nothing could be sent".into());

@@ -32,6 +32,9 @@ impl Server {
     }
 }
 
+/// A slot knows its listener by 16 bits.
+const LISTENERS_MAX: usize = u16::MAX as usize;
+
 /// Which engine a server runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
@@ -110,6 +113,9 @@ impl ServerBuilder {
     /// [`BindError`] says what failed, with the address or the numbers, and what to do about it.
     pub fn bind(mut self) -> Result<Bound, BindError> {
         let threads = self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        if self.listeners.len() > LISTENERS_MAX {
+            return Err(BindError::Limits(LimitsError::listeners(self.listeners.len(), LISTENERS_MAX)));
+        }
         self.limits = self.settled_limits(threads)?;
         let mut sockets = Vec::new();
         let mut addresses = Vec::new();
@@ -152,9 +158,10 @@ impl ServerBuilder {
         Ok(limits)
     }
 
-    /// What the largest handler takes in its table.
+    /// What a connection takes in the tables of handlers at worst. Each listener has its own, and a table keeps what it once needed:
+    /// so the sum over the listeners.
     fn handler_bytes(&self) -> usize {
-        self.listeners.iter().map(|described| described.handler_bytes).max().unwrap_or(0)
+        self.listeners.iter().map(|described| described.handler_bytes).sum()
     }
 
     pub(super) fn thread_count(&self) -> Option<usize> {
