@@ -18,6 +18,7 @@ impl UringEngine {
         let mut reported = mem::take(&mut self.reported);
         reported.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result(), entry.flags())));
         self.counters.completions += reported.len() as u64;
+        self.spin.saw_batch(reported.len() as u64);
         for &(user_data, ..) in &reported {
             self.sockets.prefetch(user_data as u32);
         }
