@@ -102,7 +102,7 @@ impl UringEngine {
     /// Arms a receive if there is a buffer that nobody waits for, else joins the line.
     pub(super) fn arm_or_wait(&mut self, id: SocketId) {
         if self.line.is_empty() && (self.buffers.provided() > 0 || self.arena.free() > 0) {
-            let one_shot = !self.sockets[id.index].receive.is_of_messages();
+            let one_shot = self.sockets[id.index].receive.takes_one_at_a_time();
             self.arm(id, one_shot);
         } else {
             self.sockets[id.index].receive.starving = true;

@@ -82,7 +82,6 @@ impl UringEngine {
         if let Some(buffer) = cqueue::buffer_select(flags) {
             self.buffers.taken();
             if result > 0 {
-                socket.receive.saw(result as usize == self.arena.buffer_bytes());
                 let buffer = self.arena.filled(u32::from(buffer), result as usize, index);
                 if open && !discards {
                     out.push(Completion::Received { socket: id, buffer });
@@ -182,9 +181,15 @@ impl UringEngine {
         if result == -libc::EAGAIN && socket.ending == Ending::Open {
             // No room in the socket buffer: the kernel has let go of the memory, which stays where it is.
             socket.send_waits = true;
+            socket.receive.send_had_to_wait();
             self.watch_writable(id);
+            if self.sockets[index].receive.is_multishot() {
+                // It ends, and goes on with one buffer at a time, if it is still wanted then.
+                self.cancel_receive(id);
+            }
             return;
         }
+        socket.receive.send_went_through();
         let Operation::Send(operation) = mem::take(&mut socket.operation) else {
             panic!("a send of socket {index} has completed after its memory was freed");
         };
