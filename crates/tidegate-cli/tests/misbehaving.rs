@@ -101,3 +101,24 @@ fn with_far_too_little_memory_for_them_deaf_clients_are_closed_and_others_served
     let ended = server.drained();
     assert!(ended.stderr.contains("memory_pressure"), "{}", ended.stderr);
 }
+
+/// The kernel gave each send that waited for a half-closed peer to a worker thread of its own.
+#[test]
+fn no_kernel_thread_waits_for_a_peer_that_half_closed_and_does_not_read() {
+    let server = serve(&["chargen", "--threads", "1"]);
+    let deaf: Vec<TcpStream> = (0..8).map(|_| server.connect()).collect();
+    for stream in &deaf {
+        stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
+    }
+    // While one that reads gets 64 MiB, the buffers of the others have long been full.
+    let mut reader = server.connect();
+    let mut chunk = vec![0; 1 << 20];
+    for _ in 0..64 {
+        reader.read_exact(&mut chunk).expect("lines without end");
+    }
+    let workers = server.threads().into_iter().filter(|name| name.starts_with("iou-wrk")).count();
+    assert_eq!(workers, 0, "threads of the kernel that wait for a peer");
+    drop(deaf);
+    drop(reader);
+    server.drained();
+}
