@@ -38,9 +38,14 @@ impl Spin {
         self.batch = self.batch - self.batch / Self::SHARE + completions;
     }
 
+    /// Whether many connections are busy.
+    fn is_busy(&self) -> bool {
+        self.batch > Self::BATCH_MAX * Self::SHARE
+    }
+
     /// How long to look now.
     fn look(&self) -> Duration {
-        if self.batch > Self::BATCH_MAX * Self::SHARE { Duration::ZERO } else { self.now }
+        if self.is_busy() { Duration::ZERO } else { self.now }
     }
 
     /// A wait is over after `waited`, which includes the time that waking took.
@@ -70,6 +75,10 @@ impl UringEngine {
     /// Submits, and waits for a completion: looks for one for a while, sleeps if none came.
     fn spin_then_sleep(&mut self, deadline: Option<Time>) -> io::Result<()> {
         let left = |engine: &Self| deadline.map(|deadline| deadline.saturating_since(engine.clock()));
+        if self.spin.is_busy() {
+            // There is nothing to learn for a spin that would not be made anyway.
+            return self.enter(1, left(self));
+        }
         let look = self.spin.look();
         if look.is_zero() {
             let began = Instant::now();
