@@ -40,16 +40,15 @@
 //! # Limits
 //!
 //! [`Limits`] has a name and a default for every bound. [`Limits::ceiling`] is the sum of what a server may use, and
-//! [`Limits::fit_memory`] works backwards from such a sum. At a limit nothing is lost that was taken: connections wait in the
+//! [`ServerBuilder::memory`] works backwards from such a sum. At a limit nothing is lost that was taken: connections wait in the
 //! backlog, sends are refused, reading pauses.
 //!
 //! ```
-//! use tidegate::Limits;
+//! use tidegate::{Limits, Server};
 //!
 //! let limits = Limits { max_connections: 1_000, ..Limits::default() };
-//! let limits = limits.fit_memory(64 << 20, 2, 0)?;
-//! assert_eq!(limits.ceiling(2, 0).total(), 64 << 20);
-//! # Ok::<(), tidegate::LimitsError>(())
+//! println!("at most {} bytes on two I/O threads", limits.ceiling(2, 0).total());
+//! let builder = Server::builder().limits(limits).memory(64 << 20); // send memory is what is left of it
 //! ```
 //!
 //! # Endings
