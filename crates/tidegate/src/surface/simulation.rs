@@ -75,7 +75,7 @@ pub struct Simulation {
 /// What is known of the server besides its threads.
 struct Served {
     shared: Arc<ServerShared>,
-    reserve: std::sync::Arc<SendReserve>,
+    reserve: Arc<SendReserve>,
     connections_max: u32,
     queue_bytes_max: usize,
 }
