@@ -78,6 +78,7 @@ mod connection;
 mod engine;
 mod io_thread;
 mod memory;
+mod random;
 mod surface;
 mod sync;
 mod time;

@@ -8,6 +8,7 @@ use super::shared::{ConnectionKey, Request, ThreadShared};
 use super::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Machine, Pools, Refused, Sent};
 use crate::memory::{Buffer, Payload};
+use crate::random::split_mix;
 use crate::sync::Arc;
 use crate::time::Time;
 
@@ -78,15 +79,6 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    fn random(&mut self) -> u64 {
-        // SplitMix64: the constants are from its reference implementation (public domain, S. Vigna).
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.random;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^ (bits >> 31)
-    }
-
     /// Cancels every timer of the handler in `slot`.
     pub(crate) fn cancel_handler_timers(&mut self, slot: u32) {
         while let Some((&place, &key)) = self.handler_timers.range((slot, 0)..=(slot, u8::MAX)).next() {
@@ -135,7 +127,7 @@ impl View<'_> {
     }
 
     pub(crate) fn random(&mut self) -> u64 {
-        self.context.random()
+        split_mix(&mut self.context.random)
     }
 }
 

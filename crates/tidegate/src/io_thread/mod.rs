@@ -10,7 +10,6 @@ mod handlers;
 mod shared;
 mod timers;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +20,7 @@ use self::handlers::apply_request;
 use self::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Delivery, Machine, Pools, Step};
 use crate::engine::{Completion, Engine, ListenerId, SocketId};
-use crate::memory::{Chunked, SendLease, SendReserve};
+use crate::memory::{Chunked, Line, SendLease, SendReserve};
 use crate::sync::Arc;
 use crate::time::Time;
 
@@ -187,7 +186,7 @@ pub(crate) struct IoThread<E: Engine> {
     /// Slots for flush, each once.
     dirty: Vec<u32>,
     /// Connections that wait for send memory, first come first served.
-    memory_line: VecDeque<ConnectionKey>,
+    memory_line: Line<ConnectionKey>,
     expired: Vec<Timer>,
     tally: Tally,
     connections: u32,
@@ -226,7 +225,7 @@ impl<E: Engine> IoThread<E> {
             shared: setup.shared,
             completions: Vec::new(),
             dirty: Vec::new(),
-            memory_line: VecDeque::new(),
+            memory_line: Line::default(),
             expired: Vec::new(),
             tally: Tally::default(),
             connections: 0,
@@ -451,6 +450,11 @@ impl<E: Engine> IoThread<E> {
         let reason = slot.machine.released();
         let (key, handler, table) = (slot.key, slot.take_handler(), slot.table as usize);
         slot.in_use = false;
+        if slot.listed.is_in(Listed::MEMORY_LINE) {
+            let slots = &self.slots;
+            self.memory_line.leave(|key| is_current(slots, key));
+        }
+        let slot = &mut self.slots[socket.index];
         if let Some(timer) = slot.timer.take() {
             self.context.wheel.cancel(timer);
         }
@@ -556,7 +560,7 @@ impl<E: Engine> IoThread<E> {
     }
 
     fn is_current(&self, key: ConnectionKey) -> bool {
-        self.slots.get(key.slot).is_some_and(|slot| slot.in_use && slot.key == key)
+        is_current(&self.slots, key)
     }
 
     fn take_handovers(&mut self) {
@@ -701,7 +705,7 @@ impl<E: Engine> IoThread<E> {
         let slot = &mut self.slots[index];
         if slot.machine.waits_for_memory() && !slot.listed.is_in(Listed::MEMORY_LINE) {
             slot.listed.enter(Listed::MEMORY_LINE);
-            self.memory_line.push_back(key);
+            self.memory_line.join(key);
         }
     }
 
@@ -731,18 +735,15 @@ impl<E: Engine> IoThread<E> {
     #[inline(never)]
     fn serve_memory_line(&mut self) {
         for _ in 0..MEMORY_TURNS {
-            let Some(&key) = self.memory_line.front() else { return };
-            let current = self.is_current(key);
-            if current && !self.pools.can_charge_reply() {
+            if !self.pools.can_charge_reply() {
                 return;
             }
-            self.memory_line.pop_front();
-            if current {
-                let slot = &mut self.slots[key.slot];
-                slot.listed.leave(Listed::MEMORY_LINE);
-                slot.machine.memory_is_back();
-                self.mark_dirty(key.slot);
-            }
+            let slots = &self.slots;
+            let Some(key) = self.memory_line.next(|key| is_current(slots, key)) else { return };
+            let slot = &mut self.slots[key.slot];
+            slot.listed.leave(Listed::MEMORY_LINE);
+            slot.machine.memory_is_back();
+            self.mark_dirty(key.slot);
         }
         self.more_to_do |= !self.memory_line.is_empty();
     }
@@ -825,6 +826,11 @@ impl<E: Engine> IoThread<E> {
             .max()
             .unwrap_or(0)
     }
+}
+
+/// Whether `key` is of a connection that is not over.
+fn is_current(slots: &Chunked<Slot>, key: ConnectionKey) -> bool {
+    slots.get(key.slot).is_some_and(|slot| slot.in_use && slot.key == key)
 }
 
 /// Logs a panic and drops its payload, which may panic itself.

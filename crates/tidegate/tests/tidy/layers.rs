@@ -6,7 +6,7 @@ use crate::source::{TextFile, is_word};
 
 /// The layers from the bottom up. Modules of one layer don't know each other.
 const LAYERS: [&[&str]; 6] =
-    [&["time", "sync"], &["memory"], &["engine"], &["connection"], &["io_thread"], &["surface"]];
+    [&["time", "sync", "random"], &["memory"], &["engine"], &["connection"], &["io_thread"], &["surface"]];
 
 const SOURCES: &str = "crates/tidegate/src/";
 

@@ -3,6 +3,8 @@
 //! A seed that found a bug must find it again next year, so neither the algorithm nor the order of the draws comes
 //! from a crate.
 
+use crate::random::split_mix;
+
 /// A generator whose sequence is fixed for ever by its seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Random {
@@ -13,13 +15,7 @@ impl Random {
     /// The generator of `seed`.
     pub(crate) fn new(seed: u64) -> Self {
         let mut split = seed;
-        let mut next = || {
-            split = split.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut word = split;
-            word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            word ^ (word >> 31)
-        };
+        let mut next = || split_mix(&mut split);
         Self { state: [next(), next(), next(), next()] }
     }
 

@@ -14,7 +14,6 @@ mod recording;
 mod reporting;
 mod setup;
 mod socket;
-mod starving;
 mod teardown;
 #[cfg(test)]
 mod tests;
@@ -37,10 +36,10 @@ use self::kind::Kind;
 use self::listening::Listeners;
 use self::raw::KernelAddress;
 use self::socket::{Ending, Operation, SendOperations, Socket};
-use self::starving::Line;
 use self::waiting::Spin;
 use crate::engine::{CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, SocketId, Stale, Waker};
-use crate::memory::{ArenaMemory, Chunked, FreeList, Gather, ReceiveArena};
+use crate::memory::{ArenaMemory, Chunked, FreeList, Gather, Line, ReceiveArena};
+use crate::random::split_mix;
 use crate::time::Time;
 
 pub(crate) use self::listening::{UringListener, UringStream};
@@ -162,7 +161,7 @@ pub(crate) struct UringEngine {
     listeners: Listeners,
     sends: SendOperations,
     /// Receives that wait for a buffer.
-    line: Line,
+    line: Line<SocketId>,
     /// Those that had their turn in this poll and found the buffer taken.
     back_in_line: Vec<SocketId>,
     /// Submissions that found the queue full, oldest first. Bounded: each socket has at most a receive, another operation,
@@ -202,12 +201,7 @@ impl Engine for UringEngine {
     }
 
     fn random(&mut self) -> u64 {
-        // SplitMix64: the constants are from its reference implementation (public domain, S. Vigna).
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.random;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^ (bits >> 31)
+        split_mix(&mut self.random)
     }
 
     fn arena(&self) -> &ReceiveArena {
