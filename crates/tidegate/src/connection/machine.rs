@@ -598,7 +598,7 @@ impl Machine {
     }
 
     /// What is charged to send memory, in bytes.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn charged_bytes(&self) -> usize {
         self.charged_bytes
     }
@@ -714,20 +714,20 @@ impl Machine {
 /// Turns an arena buffer into a charged copy when its connection holds more than its share or the arena runs low, so that
 /// neither stopped readers nor hoarding handlers keep others from receiving. A copy is made only where `spared_bytes` of
 /// send memory are left.
+#[inline(always)]
 fn fair_share(buffer: Buffer, owner: u32, spared_bytes: usize, pools: &mut Pools) -> Buffer {
-    if !buffer.is_arena() {
-        return buffer;
-    }
-    let reserve = pools.arena_has_reserve();
-    if reserve && pools.arena.held_by(owner) <= pools.flow.held_buffers {
-        return buffer;
-    }
+    let easy = pools.arena_has_reserve() && pools.arena.held_by(owner) <= pools.flow.held_buffers;
+    if easy || !buffer.is_arena() { buffer } else { copied_if_there_is_room(buffer, spared_bytes, pools) }
+}
+
+#[inline(never)]
+fn copied_if_there_is_room(buffer: Buffer, spared_bytes: usize, pools: &mut Pools) -> Buffer {
     if pools.lease.can_charge(buffer.len() + spared_bytes)
         && let Ok(copy) = Buffer::copied(&buffer, &pools.lease)
     {
         return copy;
     }
     // The buffer itself then, which is bounded by the arena; but somebody must make room.
-    pools.pressed |= !reserve;
+    pools.pressed |= !pools.arena_has_reserve();
     buffer
 }

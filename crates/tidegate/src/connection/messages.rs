@@ -53,8 +53,7 @@ impl Pools {
 
     /// Whether at least a quarter of the arena is not out.
     pub(crate) fn arena_has_reserve(&self) -> bool {
-        let buffers = self.arena.buffers();
-        self.arena.outstanding() <= buffers - buffers.div_ceil(4)
+        self.arena.has_reserve()
     }
 
     /// What a promised reply is charged.

@@ -209,13 +209,13 @@ impl<T: Copy> TimerWheel<T> {
     }
 
     /// How many timers are set.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether no timer is set.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

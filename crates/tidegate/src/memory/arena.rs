@@ -131,6 +131,8 @@ pub(super) struct ArenaInner {
     owners: Box<[Cell<u32>]>,
     /// For each connection slot, how many buffers it holds.
     held: Box<[Cell<u32>]>,
+    /// The most buffers that may be out while a quarter of the arena is in reserve.
+    outstanding_easy: u32,
 }
 
 impl ReceiveArena {
@@ -144,6 +146,7 @@ impl ReceiveArena {
                 owners: vec![Cell::new(0); config.buffers as usize].into_boxed_slice(),
                 // Zeroed by the allocator, so that a slot that was never used costs no resident memory.
                 held: vec![Cell::new(0); config.owners as usize].into_boxed_slice(),
+                outstanding_easy: config.buffers - config.buffers.div_ceil(4),
                 memory,
             }),
         }
@@ -176,6 +179,7 @@ impl ReceiveArena {
 
     /// Turns a buffer that the engine has filled with `length` bytes into a [`Buffer`], charged to the
     /// connection slot `owner`.
+    #[inline(always)]
     pub(crate) fn filled(&self, index: u32, length: usize, owner: u32) -> Buffer {
         assert!(length <= self.buffer_bytes(), "{length} bytes in a buffer of {}", self.buffer_bytes());
         if cfg!(debug_assertions) {
@@ -214,6 +218,12 @@ impl ReceiveArena {
     /// How many buffers are out: held by handlers, waiting to be sent, in flight or lent.
     pub(crate) fn outstanding(&self) -> u32 {
         self.inner.outstanding.get()
+    }
+
+    /// Whether at least a quarter of the buffers is not out.
+    #[inline]
+    pub(crate) fn has_reserve(&self) -> bool {
+        self.outstanding() <= self.inner.outstanding_easy
     }
 
     /// How many buffers are out on behalf of the connection slot `owner`.

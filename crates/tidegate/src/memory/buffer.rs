@@ -41,6 +41,7 @@ struct CopyHome {
 }
 
 impl Buffer {
+    #[inline]
     pub(super) fn from_arena(home: Rc<ArenaInner>, data: NonNull<u8>, index: u32, length: usize) -> Self {
         Self { data, length: length as u32, index_or_capacity: index, home: Home::Arena(home) }
     }

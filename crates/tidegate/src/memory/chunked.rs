@@ -86,7 +86,7 @@ impl<T> Chunked<T> {
     }
 
     /// Bytes that are allocated: the chunks and the directory, not what the entries own elsewhere.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn capacity_bytes(&self) -> usize {
         let directory = self.chunks.capacity() * size_of::<Option<Box<[T]>>>();
         let chunks = self.chunks.iter().flatten();
@@ -211,7 +211,7 @@ impl FreeList {
     }
 
     /// How many indices are taken.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn in_use(&self) -> u32 {
         self.first_unused - self.returned.len() as u32
     }
