@@ -83,7 +83,7 @@ mod surface;
 mod sync;
 mod time;
 
-pub use connection::{CloseReason, Refusal, Refused, Sent};
+pub use connection::{CloseReason, MinProgress, Refusal, Refused, Sent};
 pub use memory::{Buffer, Payload};
 pub use surface::*;
 pub use time::Time;

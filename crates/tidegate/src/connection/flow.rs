@@ -2,6 +2,22 @@
 
 use std::time::Duration;
 
+/// So many bytes in so much time, at least.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MinProgress {
+    /// Bytes, at least 1.
+    pub bytes: u64,
+    /// In this much time, above zero.
+    pub within: Duration,
+}
+
+impl MinProgress {
+    /// `bytes` in each period of `within`.
+    pub const fn new(bytes: u64, within: Duration) -> Self {
+        Self { bytes, within }
+    }
+}
+
 /// The limits of one connection, as its state machine uses them. Made from [`Limits`](crate::Limits), which documents
 /// each and has checked that they fit together.
 #[derive(Clone, Debug)]
@@ -28,6 +44,14 @@ pub(crate) struct Flow {
     pub linger_timeout: Duration,
     /// How many bytes to throw away meanwhile.
     pub linger_bytes: u64,
+    /// How long until the first byte goes either way.
+    pub first_byte_timeout: Option<Duration>,
+    /// How long without a byte either way.
+    pub idle_timeout: Option<Duration>,
+    /// How fast the peer must take what waits for it.
+    pub min_send_progress: Option<MinProgress>,
+    /// How fast the peer must send while it is read from.
+    pub min_receive_rate: Option<MinProgress>,
 }
 
 impl Flow {

@@ -12,6 +12,7 @@ mod reason;
 mod tests;
 
 pub(crate) use flow::Flow;
+pub use flow::MinProgress;
 pub(crate) use machine::{Delivery, Machine, Step};
 pub use machine::{Refusal, Refused, Sent};
 pub(crate) use messages::{MESSAGE_OVERHEAD_BYTES, Pools};

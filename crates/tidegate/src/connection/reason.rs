@@ -35,11 +35,21 @@ pub enum CloseReason {
     /// The connection was being closed in order (by its handler, a handle or the drain), and the peer didn't take what was queued
     /// within [`Limits::close_timeout`](crate::Limits).
     CloseTimeout,
+    /// No byte went either way within [`Limits::first_byte_timeout`](crate::Limits).
+    FirstByteTimeout,
+    /// No byte went either way for [`Limits::idle_timeout`](crate::Limits), and nothing waited to be sent.
+    IdleTimeout,
+    /// The peer took what waited for it more slowly than [`Limits::min_send_progress`](crate::Limits).
+    SendTooSlow,
+    /// The peer sent more slowly than [`Limits::min_receive_rate`](crate::Limits).
+    ReceiveTooSlow,
+    /// The system was out of memory for sockets, and stayed so.
+    SystemMemory,
 }
 
 impl CloseReason {
     /// How many names there are.
-    pub(crate) const COUNT: usize = 12;
+    pub(crate) const COUNT: usize = 17;
 
     /// A short fixed name, for counters and logs.
     pub const fn name(&self) -> &'static str {
@@ -60,6 +70,11 @@ impl CloseReason {
         "drained",
         "shutdown_grace",
         "close_timeout",
+        "first_byte_timeout",
+        "idle_timeout",
+        "send_too_slow",
+        "receive_too_slow",
+        "system_memory",
     ];
 
     /// A number below [`COUNT`](Self::COUNT), for counters.
@@ -77,6 +92,11 @@ impl CloseReason {
             Self::Drained => 9,
             Self::ShutdownGrace => 10,
             Self::CloseTimeout => 11,
+            Self::FirstByteTimeout => 12,
+            Self::IdleTimeout => 13,
+            Self::SendTooSlow => 14,
+            Self::ReceiveTooSlow => 15,
+            Self::SystemMemory => 16,
         }
     }
 

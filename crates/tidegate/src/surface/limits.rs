@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES};
+use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES, MinProgress};
 use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 
 /// What a server may use: each bound has a name here.
@@ -65,6 +65,18 @@ pub struct Limits {
     pub linger_bytes: u64,
     /// How long draining may take; then what is left is aborted. Default: 10 s.
     pub shutdown_grace: Duration,
+    /// How long a new connection may take until the first byte of data goes either way; then it is closed
+    /// ([`FirstByteTimeout`](crate::CloseReason::FirstByteTimeout)). Default: 30 s; `None`: for ever.
+    pub first_byte_timeout: Option<Duration>,
+    /// How long a connection may stay open without a byte going either way while nothing waits to be sent; then it is
+    /// closed ([`IdleTimeout`](crate::CloseReason::IdleTimeout)). Default: 5 min; `None`: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How fast a peer must take what is sent to it, while something waits to be sent; a slower one is reset
+    /// ([`SendTooSlow`](crate::CloseReason::SendTooSlow)). Default: 1 byte in 60 s; `None`: no matter how slowly.
+    pub min_send_progress: Option<MinProgress>,
+    /// How fast a peer must send, while the server reads from it; a slower one is closed
+    /// ([`ReceiveTooSlow`](crate::CloseReason::ReceiveTooSlow)). Begins with the first byte. Default: `None`, no matter how slowly.
+    pub min_receive_rate: Option<MinProgress>,
 }
 
 impl Default for Limits {
@@ -90,6 +102,10 @@ impl Default for Limits {
             linger_timeout: Duration::from_secs(5),
             linger_bytes: 4 << 20,
             shutdown_grace: Duration::from_secs(10),
+            first_byte_timeout: Some(Duration::from_secs(30)),
+            idle_timeout: Some(Duration::from_secs(300)),
+            min_send_progress: Some(MinProgress::new(1, Duration::from_secs(60))),
+            min_receive_rate: None,
         }
     }
 }
@@ -223,6 +239,10 @@ impl Limits {
             close_timeout: self.close_timeout,
             linger_timeout: self.linger_timeout,
             linger_bytes: self.linger_bytes,
+            first_byte_timeout: self.first_byte_timeout,
+            idle_timeout: self.idle_timeout,
+            min_send_progress: self.min_send_progress,
+            min_receive_rate: self.min_receive_rate,
         }
     }
 
@@ -280,6 +300,20 @@ impl Limits {
                 "neither send_floor_bytes, {}, nor send_memory_bytes, {}, holds one reply of {reply} bytes",
                 self.send_floor_bytes, self.send_memory_bytes
             ));
+        }
+        let progress = [("min_send_progress", self.min_send_progress), ("min_receive_rate", self.min_receive_rate)];
+        for (name, progress) in progress.into_iter().filter_map(|(name, progress)| Some((name, progress?))) {
+            if progress.bytes == 0 || progress.within.is_zero() {
+                return refuse(format!(
+                    "{name} is {} bytes in {:?}: both must be above 0 (None asks for nothing)",
+                    progress.bytes, progress.within
+                ));
+            }
+        }
+        for (name, timeout) in [("first_byte_timeout", self.first_byte_timeout), ("idle_timeout", self.idle_timeout)] {
+            if timeout.is_some_and(|timeout| timeout.is_zero()) {
+                return refuse(format!("{name} is 0: no connection could be served (None waits for ever)"));
+            }
         }
         if self.window_bytes < Gather::SLICE_BYTES / 16 {
             return refuse(format!(

@@ -37,6 +37,10 @@ fn small_flow() -> Flow {
         close_timeout: Duration::from_secs(30),
         linger_timeout: Duration::from_secs(5),
         linger_bytes: 10_000,
+        first_byte_timeout: None,
+        idle_timeout: None,
+        min_send_progress: None,
+        min_receive_rate: None,
     }
 }
 

@@ -50,6 +50,10 @@ fn limits() -> impl Strategy<Value = (Flow, u32, usize)> {
                 close_timeout: Duration::from_millis(ending.0),
                 linger_timeout: Duration::from_millis(ending.1),
                 linger_bytes: ending.2,
+                first_byte_timeout: None,
+                idle_timeout: None,
+                min_send_progress: None,
+                min_receive_rate: None,
             };
             (flow, buffers, reserve)
         },
