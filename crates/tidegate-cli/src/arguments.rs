@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tidegate::EngineChoice;
+use tidegate::{EngineChoice, MinProgress};
 
 use crate::size::Size;
+use crate::span::{Limit, Span, parse_optional, parse_progress};
 
 /// The most I/O threads that can be asked for: more than any machine has use for, so a typing error is caught.
 const THREADS_MAX: usize = 1024;
@@ -60,6 +61,34 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
 
+    /// What may wait to be sent on one connection; above half of it, the connection is not read from. At least 8K
+    #[arg(long, value_name = "SIZE", default_value = "64K")]
+    pub send_queue: Size,
+
+    /// What may be on its way into one connection's socket buffer at once. At least 4K
+    #[arg(long, value_name = "SIZE", default_value = "64K")]
+    pub window: Size,
+
+    /// How long a new connection may take until the first byte goes either way; off: for ever
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_optional)]
+    pub first_byte_timeout: Limit<Span>,
+
+    /// How long a connection may stay open without a byte going either way; off: for ever
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_optional)]
+    pub idle_timeout: Limit<Span>,
+
+    /// How fast a peer must take what waits for it; a slower one is reset. off: no matter how slowly
+    #[arg(long, value_name = "BYTES/TIME", default_value = "1/60s", value_parser = parse_progress)]
+    pub min_send_progress: Limit<MinProgress>,
+
+    /// How long draining may take after a signal: after half of it, what is still busy is closed in order, after all of it reset
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub shutdown_grace: Span,
+
+    /// Log a line of counters this often
+    #[arg(long, value_name = "TIME", value_parser = parse_period)]
+    pub stats: Option<Span>,
+
     /// How to write the log, which goes to stderr; RUST_LOG chooses what is written [default level: info]
     #[arg(long, value_enum, default_value = "text")]
     pub log: LogFormat,
@@ -69,8 +98,9 @@ const SERVE_NOTES: &str = "\
 The first lines on stdout name the addresses, one a line: listening echo tcp 127.0.0.1:7007
 
 SIGTERM and SIGINT drain the server: what waits to be accepted is accepted, what is queued is sent, idle connections
-are closed, and what is still busy after 10s is reset; then it exits with status 0. A second signal ends it at once,
-with 128 plus its number. Status 1: the system refuses an address, descriptors or memory. Status 2: bad arguments.
+are closed, those that are still busy after half of --shutdown-grace are closed in order, and what is left after all of
+it is reset; then it exits with status 0. The last line on stdout is a JSON object: bytes_received, bytes_sent,
+connections, closed by reason. A second signal ends it at once, with 128 plus its number. Status 1: the system refuses an address, descriptors or memory. Status 2: bad arguments.
 
 Example: serve 12,000 connections within 96 MiB on every IPv4 address of the machine
   tidegate serve echo --listen 0.0.0.0:7007 --max-connections 12000 --memory 96M";
@@ -134,6 +164,11 @@ impl ServeOptions {
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "it must be an IP address with a port, such as 127.0.0.1:7007 or [::1]:7007".into())
+}
+
+fn parse_period(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|error: crate::span::SpanError| error.to_string())?;
+    if span.duration.is_zero() { Err("it must be above 0".into()) } else { Ok(span) }
 }
 
 fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {

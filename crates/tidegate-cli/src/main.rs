@@ -10,6 +10,7 @@ mod logging;
 mod serve;
 mod signals;
 mod size;
+mod span;
 
 use std::process::ExitCode;
 

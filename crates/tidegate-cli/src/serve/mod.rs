@@ -1,6 +1,7 @@
 //! `tidegate serve`: one of the small services on one or more listeners, until a signal drains it.
 
 mod chargen;
+mod counters;
 mod discard;
 mod echo;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tidegate::{BindError, Bound, Limits, Listener, Report, Server, ServerBuilder};
 
 use self::chargen::Chargen;
+use self::counters::Counters;
 use self::discard::Discard;
 use self::echo::Echo;
 use crate::Failure;
@@ -21,6 +23,9 @@ use crate::descriptors;
 use crate::logging::Log;
 use crate::signals;
 use crate::size::Size;
+
+/// The smallest receive buffer: for small send queues, in which a reply of a larger one would not fit.
+const SMALL_BUFFER_BYTES: u32 = 4096;
 
 /// Serves until it has drained.
 pub(crate) fn run(options: &ServeOptions) -> Result<(), Failure> {
@@ -57,17 +62,45 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
     .map_err(|error| Failure::Refused(format!("can't wait for signals: {error}")))?;
 
     announce(options.service, &bound);
-    let report = bound.run().map_err(|error| Failure::Refused(error.to_string()))?;
-    sum_up(&report);
+    let counters = options.stats.map(|every| Counters::log(bound.handle(), every.duration)).transpose()?;
+    let report = bound.run();
+    drop(counters);
+    sum_up(&report.map_err(|error| Failure::Refused(error.to_string()))?);
     Ok(())
 }
 
 /// The limits that the options and the machine make.
 fn limits(options: &ServeOptions) -> Result<Limits, Failure> {
+    let defaults = Limits::default();
+    let queue_bytes = options.send_queue.bytes;
+    // Half of the queue is for what waits, the other half for the reply to what is received meanwhile.
+    let receive_buffer_bytes = if queue_bytes >= 2 * defaults.receive_buffer_bytes as usize {
+        defaults.receive_buffer_bytes
+    } else {
+        SMALL_BUFFER_BYTES
+    };
+    if queue_bytes < 2 * SMALL_BUFFER_BYTES as usize {
+        let least = Size { bytes: 2 * SMALL_BUFFER_BYTES as usize };
+        return Err(Failure::Usage(format!("--send-queue {} is too small: at least {least}", options.send_queue)));
+    }
     let descriptors = descriptors::raise_limit();
     let max_connections =
         descriptors::connections(options.max_connections.map(Into::into), descriptors).map_err(Failure::Refused)?;
-    Ok(Limits { max_connections, ..Limits::default() })
+    let limits = Limits {
+        max_connections,
+        receive_buffer_bytes,
+        send_queue_bytes: queue_bytes,
+        high_mark_bytes: queue_bytes / 2,
+        low_mark_bytes: queue_bytes / 4,
+        window_bytes: options.window.bytes,
+        first_byte_timeout: options.first_byte_timeout.duration(),
+        idle_timeout: options.idle_timeout.duration(),
+        min_send_progress: options.min_send_progress.value(),
+        shutdown_grace: options.shutdown_grace.duration,
+        ..defaults
+    };
+    limits.check().map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(limits)
 }
 
 /// Adds a listener of `service`. Services that send of their own accord stop when `draining` is set.
@@ -104,18 +137,34 @@ fn announce(service: Service, bound: &Bound) {
     );
 }
 
-/// Logs what the server has done.
+/// Says what the server has done: as the last line on stdout for programs, in the log for people.
 fn sum_up(report: &Report) {
-    let closed: Vec<String> = report
+    let closed: serde_json::Map<String, serde_json::Value> = report
         .closed_by_reason()
         .filter(|&(_, count)| count > 0)
-        .map(|(reason, count)| format!("{reason} {count}"))
+        .map(|(reason, count)| (reason.to_owned(), count.into()))
         .collect();
+    let summary = serde_json::json!({
+        "connections": report.connections(),
+        "bytes_received": report.bytes_received(),
+        "bytes_sent": report.bytes_sent(),
+        "closed": closed,
+    });
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = writeln!(stdout, "{summary}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "nobody reads stdout: the summary is only in the log");
+    }
     tracing::info!(
         connections = report.connections(),
         received_bytes = report.bytes_received(),
         sent_bytes = report.bytes_sent(),
-        closed = closed.join(", "),
+        closed = listed(report.closed_by_reason()),
         "drained"
     );
+}
+
+/// The reasons that occurred, with their counts, for people.
+fn listed(closed: impl Iterator<Item = (&'static str, u64)>) -> String {
+    let occurred = closed.filter(|&(_, count)| count > 0);
+    occurred.map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
 }

@@ -294,6 +294,19 @@ impl Machine {
         self.end(reason, CloseMode::Abort, pools);
     }
 
+    /// The time for draining is over. What has not been sent is lost; a connection that only waits for its peer to finish has lost
+    /// nothing and is closed in order.
+    pub(crate) fn grace_over(&mut self, pools: &mut Pools) {
+        if self.life == Life::Lingering {
+            self.end(CloseReason::ShutdownGrace, CloseMode::Orderly, pools);
+        } else {
+            if self.life == Life::Draining && self.reason == Some(CloseReason::Drained) {
+                self.reason = Some(CloseReason::ShutdownGrace);
+            }
+            self.end(CloseReason::ShutdownGrace, CloseMode::Abort, pools);
+        }
+    }
+
     /// No more `on_read` until [`resume_read`](Self::resume_read).
     pub(crate) fn pause_read(&mut self) {
         self.marks.paused_by_handler = true;

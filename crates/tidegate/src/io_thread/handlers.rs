@@ -56,6 +56,8 @@ pub(crate) enum Timer {
     Handler(ConnectionKey, u8),
     /// The acceptor tries again.
     AcceptAgain,
+    /// Half of the grace period of draining is over.
+    HalfGrace,
     /// The grace period of draining is over.
     Grace,
 }

@@ -8,6 +8,7 @@
 mod acceptor;
 mod handlers;
 mod shared;
+mod stats;
 mod timers;
 
 use std::io;
@@ -29,6 +30,7 @@ pub(crate) use self::handlers::{Context, Handlers, Timer, View};
 pub(crate) use self::shared::{
     ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared, ThreadShared,
 };
+pub(crate) use self::stats::StatsSum;
 
 /// Messages from other threads that one turn handles per listener, so that a flood of them leaves room for I/O.
 const MESSAGES_PER_TURN: usize = 256;
@@ -420,6 +422,7 @@ impl<E: Engine> IoThread<E> {
         let key = ConnectionKey { slot: socket.index, generation: socket.generation };
         self.connections += 1;
         self.tally.opened += 1;
+        self.context.shared.stats.publish_opened(self.tally.opened);
         self.context.shared.requests.open(key);
         *self.slots.ensure(socket.index) = Slot {
             machine: Machine::new(self.context.now),
@@ -460,7 +463,9 @@ impl<E: Engine> IoThread<E> {
         }
         self.context.cancel_handler_timers(key.slot);
         self.context.shared.requests.release(key);
-        self.tally.closed[reason.number()] += 1;
+        let closed = &mut self.tally.closed[reason.number()];
+        *closed += 1;
+        self.context.shared.stats.publish_closed(reason, *closed);
         self.connections -= 1;
         if let Some(handler) = handler {
             let table = &mut self.tables[table];
@@ -553,6 +558,7 @@ impl<E: Engine> IoThread<E> {
                         acceptor.try_again();
                     }
                 }
+                Timer::HalfGrace => self.close_all(),
                 Timer::Grace => self.abort_all(),
             }
         }
@@ -622,11 +628,26 @@ impl<E: Engine> IoThread<E> {
         match phase {
             Phase::Running => {}
             Phase::Draining => {
+                self.context.wheel.insert(self.context.now + self.shutdown_grace / 2, Timer::HalfGrace);
                 self.context.wheel.insert(self.context.now + self.shutdown_grace, Timer::Grace);
                 // Every connection is looked at in flush: what is idle is closed there.
                 self.mark_all_dirty();
             }
             Phase::Aborting => self.abort_all(),
+        }
+    }
+
+    /// Half of the grace period is over, and some connections were never idle: they are closed in order, so that no peer that goes on
+    /// talking is reset.
+    #[cold]
+    #[inline(never)]
+    fn close_all(&mut self) {
+        for (index, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.in_use) {
+            slot.machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
+            if !slot.listed.is_in(Listed::DIRTY) {
+                slot.listed.enter(Listed::DIRTY);
+                self.dirty.push(index);
+            }
         }
     }
 
@@ -670,7 +691,7 @@ impl<E: Engine> IoThread<E> {
         let key = self.slots[index].key;
         let socket = SocketId { index, generation: key.generation };
         if self.phase == Phase::Aborting {
-            self.slots[index].machine.abort(CloseReason::ShutdownGrace, &mut self.pools);
+            self.slots[index].machine.grace_over(&mut self.pools);
         }
         loop {
             let slot = &mut self.slots[index];
@@ -780,9 +801,15 @@ impl<E: Engine> IoThread<E> {
         }
     }
 
-    /// Keeps the common reserve of send memory common.
+    /// Keeps the common reserve of send memory common, and tells what was counted.
     fn settle(&mut self, busy: usize) {
         self.pools.lease.settle();
+        self.context.shared.stats.publish(
+            self.tally.bytes_received,
+            self.tally.bytes_sent,
+            self.pools.lease.charged() as u64,
+            self.pools.arena.outstanding(),
+        );
         if busy < 4 && self.pools.lease.surplus() > 0 {
             // Little to do: the next poll may sleep long, and a sleeping thread gives nothing back.
             self.pools.lease.release_surplus();

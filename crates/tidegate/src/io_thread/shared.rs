@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use crossbeam_queue::ArrayQueue;
 
+use super::stats::ThreadStats;
 use crate::engine::Waker;
 use crate::memory::IndexStack;
 use crate::sync::Arc;
@@ -126,12 +127,19 @@ pub(crate) struct ThreadShared {
     pub requests: CloseRequests,
     /// Its connections, those on their way to it included.
     pub connections: AtomicU32,
+    /// What it has counted.
+    pub stats: ThreadStats,
 }
 
 impl ThreadShared {
     /// For a thread with `slots` connection slots.
     pub(crate) fn new(waker: Waker, slots: u32) -> Arc<Self> {
-        Arc::new(Self { waker, requests: CloseRequests::new(slots), connections: AtomicU32::new(0) })
+        Arc::new(Self {
+            waker,
+            requests: CloseRequests::new(slots),
+            connections: AtomicU32::new(0),
+            stats: ThreadStats::default(),
+        })
     }
 
     /// Asks for a connection to be closed. Can't fail; a stale key does nothing.

@@ -63,7 +63,8 @@ pub struct Limits {
     pub linger_timeout: Duration,
     /// How much input a closed connection throws away meanwhile, in bytes. Default: 4 MiB.
     pub linger_bytes: u64,
-    /// How long draining may take; then what is left is aborted. Default: 10 s.
+    /// How long draining may take: after half of it, connections that are still busy are closed in order, after all of it what is left is
+    /// aborted. Default: 10 s.
     pub shutdown_grace: Duration,
     /// How long a new connection may take until the first byte of data goes either way; then it is closed
     /// ([`FirstByteTimeout`](crate::CloseReason::FirstByteTimeout)). Default: 30 s; `None`: for ever.

@@ -8,6 +8,7 @@ mod listener;
 mod report;
 mod server;
 mod simulation;
+mod stats;
 mod table;
 
 pub use self::connection::Connection;
@@ -17,6 +18,7 @@ pub use self::limits::{Ceiling, Limits, LimitsError};
 pub use self::listener::Listener;
 pub use self::report::Report;
 pub use self::server::{BindError, Bound, EngineChoice, RunError, Server, ServerBuilder, ServerHandle};
+pub use self::stats::Stats;
 pub use crate::io_thread::Accepted;
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).

@@ -12,7 +12,7 @@ use crate::io_thread::{
 };
 use crate::memory::SendReserve;
 use crate::surface::table::Table;
-use crate::surface::{Ceiling, Handler, Limits, LimitsError, Listener, Report};
+use crate::surface::{Ceiling, Handler, Limits, LimitsError, Listener, Report, Stats};
 use crate::sync::Arc;
 
 /// Where a server begins: [`Server::builder`].
@@ -370,8 +370,8 @@ impl ServerHandle {
     }
 
     /// Drains: what the backlog holds is accepted, the listeners are closed, what is queued is sent, connections that are idle
-    /// (nothing queued, in flight or unread) are closed, and what is left after
-    /// [`Limits::shutdown_grace`] is aborted. Then [`Bound::run`] returns.
+    /// (nothing queued, in flight or unread) are closed, those that are still busy after half of [`Limits::shutdown_grace`] are closed
+    /// in order, and what is left after all of it is aborted. Then [`Bound::run`] returns.
     pub fn drain(&self) {
         self.shared.advance_to(Phase::Draining);
     }
@@ -379,6 +379,11 @@ impl ServerHandle {
     /// Aborts every connection. Then [`Bound::run`] returns.
     pub fn abort(&self) {
         self.shared.advance_to(Phase::Aborting);
+    }
+
+    /// What the server is doing now. Costs the server nothing.
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.shared)
     }
 
     /// Connections that the server has now.

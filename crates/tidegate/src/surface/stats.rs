@@ -1,0 +1,62 @@
+//! What a server is doing now.
+
+use crate::connection::CloseReason;
+use crate::io_thread::{ServerShared, StatsSum};
+
+/// What a server is doing and has done so far, as [`ServerHandle::stats`](crate::ServerHandle::stats) found it. The counters are
+/// published by each I/O thread once a turn of its loop, so those of a busy server are of slightly different moments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    connections: u32,
+    sum: StatsSum,
+}
+
+impl Stats {
+    pub(super) fn of(shared: &ServerShared) -> Self {
+        let mut sum = StatsSum::default();
+        for thread in &shared.threads {
+            thread.stats.add_to(&mut sum);
+        }
+        Self { connections: shared.connections(), sum }
+    }
+
+    /// Connections now, those on their way to their I/O thread included.
+    pub fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    /// Connections opened so far.
+    pub fn opened(&self) -> u64 {
+        self.sum.opened
+    }
+
+    /// Bytes received so far, without what was thrown away after a close.
+    pub fn bytes_received(&self) -> u64 {
+        self.sum.bytes_received
+    }
+
+    /// Bytes that the system has taken for sending so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sum.bytes_sent
+    }
+
+    /// Receive buffers that handlers hold, that wait to be sent, are being sent, or are lent. An idle connection has none.
+    pub fn buffers_in_use(&self) -> u32 {
+        self.sum.buffers_in_use
+    }
+
+    /// Send memory in use now, in bytes, beyond what the floors of the connections pay.
+    pub fn send_memory_bytes(&self) -> u64 {
+        self.sum.send_memory_bytes
+    }
+
+    /// Connections that ended for `reason` so far, whatever numbers it carries.
+    pub fn closed(&self, reason: &CloseReason) -> u64 {
+        self.sum.closed[reason.number()]
+    }
+
+    /// Connections that ended for each reason so far, by its [name](CloseReason::name); reasons that did not occur included.
+    pub fn closed_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CloseReason::NAMES.into_iter().zip(self.sum.closed)
+    }
+}
