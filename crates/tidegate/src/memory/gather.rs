@@ -22,7 +22,10 @@ pub(crate) struct Piece {
 /// while its connection lives.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
-    pieces: VecDeque<Piece>,
+    /// The first piece, here and not in the queue: most sends have no other, and touch no more memory than this then.
+    first: Option<Piece>,
+    /// The pieces behind the first. Empty while there is none.
+    rest: VecDeque<Piece>,
     /// How much of the first piece has been sent already.
     sent_of_first: usize,
     /// Bytes that are not sent yet, over all pieces.
@@ -45,7 +48,11 @@ impl Gather {
         let length = piece.payload.len();
         assert!(length > 0, "an empty payload in a send");
         self.remaining += length;
-        self.pieces.push_back(piece);
+        if self.first.is_none() {
+            self.first = Some(piece);
+        } else {
+            self.rest.push_back(piece);
+        }
     }
 
     /// Records that the first `sent` bytes are gone; `finished` gets every piece that is now sent whole.
@@ -56,14 +63,17 @@ impl Gather {
         assert!(sent <= self.remaining, "{sent} bytes sent of {}", self.remaining);
         self.remaining -= sent;
         self.sent_of_first += sent;
-        while let Some(first) = self.pieces.front() {
+        while let Some(first) = &self.first {
             let length = first.payload.len();
             if self.sent_of_first < length {
                 break;
             }
             self.sent_of_first -= length;
-            if let Some(piece) = self.pieces.pop_front() {
+            if let Some(piece) = self.first.take() {
                 finished(piece);
+            }
+            if !self.rest.is_empty() {
+                self.first = self.rest.pop_front();
             }
         }
     }
@@ -72,14 +82,14 @@ impl Gather {
     pub(crate) fn clear(&mut self, mut dropped: impl FnMut(Piece)) {
         self.sent_of_first = 0;
         self.remaining = 0;
-        for piece in self.pieces.drain(..) {
+        for piece in self.first.take().into_iter().chain(self.rest.drain(..)) {
             dropped(piece);
         }
     }
 
     /// Gives back memory beyond what `pieces` take.
     pub(crate) fn shrink_to(&mut self, pieces: usize) {
-        self.pieces.shrink_to(pieces);
+        self.rest.shrink_to(pieces);
     }
 
     /// Bytes that are not sent yet.
@@ -89,7 +99,7 @@ impl Gather {
 
     /// How many pieces are in it, one begun included.
     pub(crate) fn pieces(&self) -> usize {
-        self.pieces.len()
+        usize::from(self.first.is_some()) + self.rest.len()
     }
 
     /// Whether everything is sent.
@@ -99,7 +109,14 @@ impl Gather {
 
     /// Whether another piece may join the next send, with `window_bytes` on the wire at once.
     pub(crate) fn has_room_within(&self, window_bytes: usize) -> bool {
-        self.remaining < Self::SLICE_BYTES.min(window_bytes) && self.pieces.len() < Self::PIECES
+        self.remaining < Self::SLICE_BYTES.min(window_bytes) && self.pieces() < Self::PIECES
+    }
+
+    /// What the next send hands to the system, if that is one slice; `None` if there are several pieces, or none.
+    pub(crate) fn only_slice(&self) -> Option<&[u8]> {
+        let first = self.first.as_ref().filter(|_| self.rest.is_empty())?;
+        let bytes = &first.payload.as_slice()[self.sent_of_first..];
+        Some(&bytes[..bytes.len().min(Self::SLICE_BYTES)])
     }
 
     /// What the next send hands to the system: at most [`SLICE_BYTES`](Self::SLICE_BYTES) in at most
@@ -107,7 +124,7 @@ impl Gather {
     pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let mut room = Self::SLICE_BYTES;
         let mut skip = self.sent_of_first;
-        self.pieces.iter().take(Self::PIECES).map_while(move |piece| {
+        self.first.iter().chain(&self.rest).take(Self::PIECES).map_while(move |piece| {
             if room == 0 {
                 return None;
             }
@@ -146,6 +163,7 @@ mod tests {
             let (mut wire, mut finished, mut turn) = (Vec::new(), 0, 0);
             while !gather.is_empty() {
                 let slices: Vec<&[u8]> = gather.slices().collect();
+                prop_assert_eq!(gather.only_slice(), (gather.pieces() == 1).then(|| slices[0]));
                 prop_assert!(slices.len() <= Gather::PIECES);
                 let offered = slices.concat();
                 prop_assert!(!offered.is_empty() && offered.len() <= Gather::SLICE_BYTES);

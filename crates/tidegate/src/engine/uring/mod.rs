@@ -325,7 +325,7 @@ impl Engine for UringEngine {
         if !matches!(socket.operation, Operation::None) || socket.ending != Ending::Open {
             return Err(gather);
         }
-        socket.operation = Operation::Send(self.sends.begin(gather));
+        socket.operation = self.sends.begin(gather);
         self.submit_send(id);
         Ok(())
     }

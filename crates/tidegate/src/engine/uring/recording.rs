@@ -61,12 +61,15 @@ impl UringEngine {
         let socket = &mut self.sockets[id.index];
         socket.send_waits = false;
         let descriptor = types::Fd(socket.raw());
-        let Operation::Send(operation) = &socket.operation else { return };
-        let entry = match operation.slices() {
-            [slice] => opcode::Send::new(descriptor, slice.iov_base.cast_const().cast(), slice.iov_len as u32)
-                .flags(libc::MSG_DONTWAIT)
-                .build(),
-            _ => opcode::SendMsg::new(descriptor, operation.header()).flags(libc::MSG_DONTWAIT as u32).build(),
+        let entry = match &socket.operation {
+            Operation::Send(gather) => {
+                let slice = gather.only_slice().unwrap_or_default();
+                opcode::Send::new(descriptor, slice.as_ptr(), slice.len() as u32).flags(libc::MSG_DONTWAIT).build()
+            }
+            Operation::SendMany(operation) => {
+                opcode::SendMsg::new(descriptor, operation.header()).flags(libc::MSG_DONTWAIT as u32).build()
+            }
+            Operation::None | Operation::Connect(_) => return,
         };
         self.begin(entry.user_data(Kind::Send.user_data(id.index, id.generation)));
     }
@@ -242,9 +245,8 @@ impl UringEngine {
     pub(super) fn end_waiting_send(&mut self, id: SocketId) {
         let socket = &mut self.sockets[id.index];
         if mem::take(&mut socket.send_waits)
-            && let Operation::Send(operation) = mem::take(&mut socket.operation)
+            && let Some(gather) = self.sends.end(mem::take(&mut socket.operation))
         {
-            let gather = self.sends.end(operation);
             let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
             self.ready.push_back(Completion::Sent { socket: id, gather, result });
         }
@@ -259,11 +261,14 @@ impl UringEngine {
 
     #[cfg(test)]
     pub(super) fn free_early_if_planted(&mut self, id: SocketId) {
-        if self.plant == Some(Plant::FreeOnCancel)
-            && let Operation::Send(operation) = &mut self.sockets[id.index].operation
-        {
-            // The memory and nothing else: the bookkeeping stays right, as it would in a build with this bug.
-            operation.gather_mut().expect("a gather in flight").clear(drop);
+        if self.plant != Some(Plant::FreeOnCancel) {
+            return;
+        }
+        // The memory and nothing else: the bookkeeping stays right, as it would in a build with this bug.
+        match &mut self.sockets[id.index].operation {
+            Operation::Send(gather) => gather.clear(drop),
+            Operation::SendMany(operation) => operation.gather_mut().expect("a gather in flight").clear(drop),
+            Operation::None | Operation::Connect(_) => {}
         }
     }
 }

@@ -194,10 +194,9 @@ impl UringEngine {
         }
         socket.receive.send_went_through();
         let closing = socket.ending != Ending::Open;
-        let Operation::Send(operation) = mem::take(&mut socket.operation) else {
+        let Some(gather) = self.sends.end(mem::take(&mut socket.operation)) else {
             panic!("a send of socket {index} has completed after its memory was freed");
         };
-        let gather = self.sends.end(operation);
         let result = if result == -libc::EAGAIN { -libc::ECANCELED } else { result };
         put(out, || Completion::Sent { socket: id, gather, result: os_result(result).map(|bytes| bytes as usize) });
         if closing {

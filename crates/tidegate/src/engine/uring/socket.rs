@@ -112,8 +112,10 @@ pub(super) enum Operation {
     /// Nothing in flight.
     #[default]
     None,
-    /// A send.
-    Send(Box<SendOperation>),
+    /// A send of one slice, which needs no description.
+    Send(Box<Gather>),
+    /// A send of several.
+    SendMany(Box<SendOperation>),
     /// A connect, with the address that the kernel reads.
     Connect(#[expect(dead_code, reason = "held for the kernel, which reads it")] Box<KernelAddress>),
 }
@@ -153,24 +155,19 @@ impl SendOperation {
         self.header.msg_iovlen = self.slices.len() as _;
     }
 
-    /// The slices, for a send of one.
-    pub(super) fn slices(&self) -> &[libc::iovec] {
-        &self.slices
-    }
-
     /// What is sent, for a test that frees it too early.
     #[cfg(test)]
     pub(super) fn gather_mut(&mut self) -> Option<&mut Gather> {
         self.gather.as_deref_mut()
     }
 
-    /// The message header, for a gathered send.
+    /// The message header.
     pub(super) fn header(&self) -> *const libc::msghdr {
         &raw const self.header
     }
 }
 
-/// Send operations to use again, so that a send allocates nothing.
+/// Descriptions of sends to use again, so that a send allocates nothing.
 ///
 /// In debug builds the descriptions of finished operations carry the pattern of freed memory, checked on reuse.
 #[derive(Default)]
@@ -184,7 +181,20 @@ impl SendOperations {
     const SPARE_MAX: usize = 64;
 
     /// An operation that owns `gather`.
-    pub(super) fn begin(&mut self, gather: Box<Gather>) -> Box<SendOperation> {
+    pub(super) fn begin(&mut self, gather: Box<Gather>) -> Operation {
+        if gather.only_slice().is_some() { Operation::Send(gather) } else { self.begin_many(gather) }
+    }
+
+    /// Takes the gather out of a send that has had its last completion; `None` if the operation is something else.
+    pub(super) fn end(&mut self, operation: Operation) -> Option<Box<Gather>> {
+        match operation {
+            Operation::Send(gather) => Some(gather),
+            Operation::SendMany(operation) => Some(self.end_many(operation)),
+            Operation::None | Operation::Connect(_) => None,
+        }
+    }
+
+    fn begin_many(&mut self, gather: Box<Gather>) -> Operation {
         let mut operation = match self.spare.pop() {
             Some(mut spare) => {
                 spare.assert_spare_poisoned();
@@ -199,11 +209,10 @@ impl SendOperations {
         };
         operation.describe(&gather);
         operation.gather = Some(gather);
-        operation
+        Operation::SendMany(operation)
     }
 
-    /// Takes the gather out of an operation that has had its last completion.
-    pub(super) fn end(&mut self, mut operation: Box<SendOperation>) -> Box<Gather> {
+    fn end_many(&mut self, mut operation: Box<SendOperation>) -> Box<Gather> {
         let gather = operation.gather.take();
         operation.slices.clear();
         operation.header.msg_iov = std::ptr::null_mut();
@@ -212,7 +221,7 @@ impl SendOperations {
         if self.spare.len() < Self::SPARE_MAX {
             self.spare.push(operation);
         }
-        // There is always one: `begin` put it there, and `end` consumes the operation.
+        // There is always one: `begin_many` put it there, and this consumes the operation.
         gather.unwrap_or_default()
     }
 }
@@ -234,7 +243,7 @@ impl SendOperation {
             let spare = self.slices.spare_capacity_mut();
             let length = size_of_val(spare);
             // SAFETY: the memory belongs to the vector and every byte of it was written by `poison_spare`, which
-            // `SendOperations::end` calls before an operation can be begun again.
+            // `SendOperations::end_many` calls before an operation can be begun again.
             let bytes = unsafe { std::slice::from_raw_parts(spare.as_ptr().cast::<u8>(), length) };
             assert_poisoned(bytes, "a send operation");
         }
