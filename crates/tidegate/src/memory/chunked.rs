@@ -9,16 +9,19 @@ use std::ops::{Index, IndexMut};
 
 /// Entries that are allocated together.
 ///
-/// Large enough that the directory (16 bytes for each chunk) and the allocations don't count, small enough
+/// Large enough that the directory (8 bytes for each chunk) and the allocations don't count, small enough
 /// that the last chunk of a lightly used table wastes little.
 pub(crate) const CHUNK_ENTRIES: u32 = 256;
+
+/// A chunk. All have the same size, the last included, so that finding an entry takes one look into the directory.
+type Chunk<T> = [T; CHUNK_ENTRIES as usize];
 
 /// A table of at most `limit` entries, addressed by `u32`, in chunks which are allocated when one of their
 /// indices is first [ensured](Chunked::ensure). Entries never move, and chunks stay until the table is
 /// dropped.
 pub(crate) struct Chunked<T> {
     limit: u32,
-    chunks: Vec<Option<Box<[T]>>>,
+    chunks: Vec<Option<Box<Chunk<T>>>>,
 }
 
 impl<T> Chunked<T> {
@@ -42,18 +45,13 @@ impl<T> Chunked<T> {
         if chunk >= self.chunks.len() {
             self.chunks.resize_with(chunk + 1, || None);
         }
-        let entries = self.chunks[chunk].get_or_insert_with(|| {
-            let first = index - offset as u32;
-            let length = CHUNK_ENTRIES.min(limit - first);
-            (0..length).map(|_| T::default()).collect()
-        });
-        &mut entries[offset]
+        &mut self.chunks[chunk].get_or_insert_with(new_chunk)[offset]
     }
 
     /// The entry at `index`, or `None` if its chunk doesn't exist yet.
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         let (chunk, offset) = place(index);
-        self.chunks.get_mut(chunk)?.as_mut()?.get_mut(offset)
+        Some(&mut self.chunks.get_mut(chunk)?.as_mut()?[offset])
     }
 
     /// All entries of the chunks that exist, with their indices, in order: also those that were never asked
@@ -61,7 +59,7 @@ impl<T> Chunked<T> {
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
         let numbered = self.chunks.iter_mut().zip(0u32..);
         numbered.flat_map(|(chunk, number)| {
-            let entries = chunk.as_deref_mut().unwrap_or_default().iter_mut();
+            let entries = chunk.iter_mut().flat_map(|entries| entries.iter_mut());
             let indices = number * CHUNK_ENTRIES..;
             // The entries end first: there is an index after the last only if it isn't the last of all.
             entries.zip(indices).map(|(entry, index)| (index, entry))
@@ -82,13 +80,13 @@ impl<T> Chunked<T> {
     /// The entry at `index`, or `None` if its chunk doesn't exist yet.
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
         let (chunk, offset) = place(index);
-        self.chunks.get(chunk)?.as_ref()?.get(offset)
+        Some(&self.chunks.get(chunk)?.as_ref()?[offset])
     }
 
     /// Bytes that are allocated: the chunks and the directory, not what the entries own elsewhere.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn capacity_bytes(&self) -> usize {
-        let directory = self.chunks.capacity() * size_of::<Option<Box<[T]>>>();
+        let directory = self.chunks.capacity() * size_of::<Option<Box<Chunk<T>>>>();
         let chunks = self.chunks.iter().flatten();
         directory + chunks.map(|entries| size_of_val(&**entries)).sum::<usize>()
     }
@@ -121,7 +119,18 @@ impl<T> IndexMut<u32> for Chunked<T> {
     }
 }
 
+/// A chunk of defaults, made in place: one may be larger than what a stack should hold.
+#[cold]
+fn new_chunk<T: Default>() -> Box<Chunk<T>> {
+    let entries: Box<[T]> = (0..CHUNK_ENTRIES).map(|_| T::default()).collect();
+    match entries.try_into() {
+        Ok(chunk) => chunk,
+        Err(_) => unreachable!("a chunk of another size"),
+    }
+}
+
 /// The chunk of an index, and its place within it.
+#[inline]
 fn place(index: u32) -> (usize, usize) {
     let (chunk, offset) = (index / CHUNK_ENTRIES, index % CHUNK_ENTRIES);
     (chunk as usize, offset as usize)
@@ -227,7 +236,7 @@ mod tests {
     fn a_chunk_is_allocated_when_one_of_its_indices_is_first_used() {
         let mut table = Chunked::<u64>::new(1000);
         let directory = table.capacity_bytes();
-        assert_eq!(directory, 4 * 16);
+        assert_eq!(directory, 4 * 8);
         assert_eq!(table.get(300), None);
         *table.ensure(300) = 7;
         assert_eq!(table.capacity_bytes(), directory + 256 * 8);
@@ -238,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_chunk_ends_at_the_limit() {
+    fn the_last_chunk_is_as_large_as_the_others() {
         let mut table = Chunked::<u8>::new(300);
-        table.ensure(299);
-        assert_eq!(table.capacity_bytes(), 2 * 16 + 44);
-        assert_eq!(table.get(300), None);
+        *table.ensure(299) = 7;
+        assert_eq!(table.capacity_bytes(), 2 * 8 + 256);
         assert_eq!(table.iter_mut().map(|(index, _)| index).next(), Some(256));
-        assert_eq!(table.iter_mut().count(), 44);
+        assert_eq!(table.iter_mut().filter(|(_, entry)| **entry == 7).map(|(index, _)| index).last(), Some(299));
+        assert_eq!(table.iter_mut().count(), 256);
     }
 
     #[test]
@@ -319,7 +328,7 @@ mod tests {
             }
             let chunks: BTreeSet<u32> = written.keys().map(|index| index / CHUNK_ENTRIES).collect();
             let expected = |index: u32| {
-                let exists = index < limit && chunks.contains(&(index / CHUNK_ENTRIES));
+                let exists = chunks.contains(&(index / CHUNK_ENTRIES));
                 exists.then(|| written.get(&index).copied().unwrap_or(0))
             };
             for index in reads {
@@ -331,9 +340,9 @@ mod tests {
             }
             let all: Vec<(u32, u16)> = table.iter_mut().map(|(index, value)| (index, *value)).collect();
             let all_expected: Vec<(u32, u16)> =
-                (0..limit).filter_map(|index| Some((index, expected(index)?))).collect();
+                (0..limit.next_multiple_of(256)).filter_map(|index| Some((index, expected(index)?))).collect();
             prop_assert_eq!(&all, &all_expected);
-            prop_assert_eq!(table.capacity_bytes(), limit.div_ceil(256) as usize * 16 + all.len() * 2);
+            prop_assert_eq!(table.capacity_bytes(), limit.div_ceil(256) as usize * 8 + all.len() * 2);
         }
 
         #[test]
