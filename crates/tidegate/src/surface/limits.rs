@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES, MinProgress};
+use crate::io_thread::REQUEST_BYTES;
 use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 
 /// What a server may use: each bound has a name here.
@@ -54,6 +55,8 @@ pub struct Limits {
     pub read_budget_bytes: usize,
     /// Messages that other threads may have posted to the connections of one listener on one I/O thread. Default: 1,024.
     pub mailbox_messages: usize,
+    /// Requests for outgoing connections that may wait for one I/O thread ([`Connector`](crate::Connector)). Default: 1,024.
+    pub connects_waiting: usize,
     /// Timers that a handler may set. Default: 4.
     pub timers_per_connection: u8,
     /// How long a close may take to send what is queued; then the connection is aborted. Default: 30 s.
@@ -98,6 +101,7 @@ impl Default for Limits {
             low_mark_bytes: 16 << 10,
             read_budget_bytes: 64 << 10,
             mailbox_messages: 1024,
+            connects_waiting: 1024,
             timers_per_connection: 4,
             close_timeout: Duration::from_secs(30),
             linger_timeout: Duration::from_secs(5),
@@ -117,7 +121,7 @@ pub struct LimitsError(String);
 
 impl LimitsError {
     pub(crate) fn listeners(count: usize, most: usize) -> Self {
-        Self(format!("{count} listeners, but a server has at most {most}"))
+        Self(format!("{count} listeners and clients, but a server has at most {most}"))
     }
 }
 
@@ -134,7 +138,7 @@ impl std::error::Error for LimitsError {}
 /// The kernel's socket buffers are not in it, nor what handlers allocate themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ceiling {
-    /// The program, the stacks of the I/O threads, rings, queues between threads.
+    /// The program, the stacks of the I/O threads, rings, queues between threads (that of waiting connects by its size).
     pub base_bytes: usize,
     /// Connection slots: state machine, socket, handler, for `max_connections`.
     pub connections_bytes: usize,
@@ -206,7 +210,7 @@ impl Limits {
     pub fn ceiling(&self, threads: usize, handler_bytes: usize) -> Ceiling {
         let connections = self.max_connections as usize;
         Ceiling {
-            base_bytes: PROGRAM_BYTES + threads * THREAD_BYTES,
+            base_bytes: PROGRAM_BYTES + threads * (THREAD_BYTES + self.connects_waiting * REQUEST_BYTES),
             connections_bytes: connections * (CONNECTION_BYTES + handler_bytes),
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
@@ -268,6 +272,9 @@ impl Limits {
                 "read_budget_bytes is {}: it must be at least receive_buffer_bytes, {buffer}",
                 self.read_budget_bytes
             ));
+        }
+        if self.connects_waiting == 0 {
+            return refuse("connects_waiting is 0: no connection could be asked for".into());
         }
         if self.window_bytes == 0 {
             return refuse("window_bytes is 0: nothing could be sent".into());
