@@ -105,13 +105,13 @@ pub enum ConnectError {
     Refused,
     /// The server has as many connections as it may have.
     #[error(
-        "the server has {connections} connections, and its listeners hold {held} places ready, of {limit} \
+        "the server has {connections} connections and keeps {held} places for its listeners, of {limit} in all \
          (Limits::max_connections): raise the limit, or connect again when a connection has ended"
     )]
     LimitReached {
         /// Connections at that moment, outgoing ones that were not established yet included.
         connections: u32,
-        /// Places that the listeners have taken in advance.
+        /// Places that are kept for connections to be accepted.
         held: u32,
         /// [`Limits::max_connections`](crate::Limits::max_connections).
         limit: u32,
@@ -305,15 +305,21 @@ impl<E: Engine> IoThread<E> {
             return Err(ConnectError::Draining);
         }
         let limit = self.connections_max;
-        if !self.shared.begin_outgoing(self.context.thread, limit) {
-            let (connections, places) = (self.shared.connections(), self.shared.places_taken());
-            return Err(ConnectError::LimitReached { connections, held: places.saturating_sub(connections), limit });
+        let at_limit = |connections: u32| ConnectError::LimitReached {
+            connections,
+            held: limit.saturating_sub(connections),
+            limit,
+        };
+        // Each listener has a place that no outgoing connection takes, or the two could wait for each other for ever.
+        let outgoing_limit = limit.saturating_sub(self.addresses.len() as u32);
+        if !self.shared.begin_outgoing(self.context.thread, limit, outgoing_limit) {
+            return Err(at_limit(self.shared.connections()));
         }
         let Some(socket) = self.engine.connect(request.target.address, request.target.source) else {
             // Can't be: every thread has room for all.
             tracing::error!(address = %request.target.address, "no place for a connect that was counted");
-            self.shared.connection_released(self.context.thread);
-            return Err(ConnectError::LimitReached { connections: self.shared.connections(), held: 0, limit });
+            self.shared.outgoing_released(self.context.thread);
+            return Err(at_limit(self.shared.connections()));
         };
         let key = ConnectionKey { slot: socket.index, generation: socket.generation };
         let deadline = self.context.now + self.connecting.kinds[request.client].connect_timeout;
@@ -408,7 +414,7 @@ impl<E: Engine> IoThread<E> {
         }
         if let Some(Attempt { request, failure: Some(error), .. }) = self.connecting.sockets.remove(&socket.index) {
             // The place is free before anybody is told, who may want to use it for the next try.
-            self.shared.connection_released(self.context.thread);
+            self.shared.outgoing_released(self.context.thread);
             self.connect_failed(request, error);
         }
         true
@@ -429,5 +435,35 @@ impl<E: Engine> IoThread<E> {
     /// Whether nothing is connecting any more, and nothing will be.
     pub(super) fn connects_are_over(&self) -> bool {
         self.connecting.sockets.is_empty() && self.context.shared.connects.is_over()
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn loom_a_request_that_was_taken_is_seen_before_the_queue_is_over() {
+        loom::model(|| {
+            let queue = Arc::new(ConnectQueue::new(2));
+            let asker = {
+                let queue = Arc::clone(&queue);
+                thread::spawn(move || {
+                    let target = Target::new(SocketAddr::from(([127, 0, 0, 1], 1)));
+                    queue.push(ConnectRequest { target, client: 0 }).is_ok()
+                })
+            };
+            queue.close();
+            let mut seen = usize::from(queue.pop().is_some());
+            let over = queue.is_over();
+            let taken = asker.join().expect("the asker ends");
+            let late = usize::from(queue.pop().is_some());
+            assert!(!over || late == 0, "a request after the end");
+            seen += late;
+            assert_eq!(seen, usize::from(taken), "taken and seen are the same");
+            assert!(queue.is_over());
+        });
     }
 }

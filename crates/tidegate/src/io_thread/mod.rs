@@ -499,7 +499,10 @@ impl<E: Engine> IoThread<E> {
                 swallow(panic, "a handler panicked in on_close");
             }
         }
-        self.shared.connection_released(self.context.thread);
+        match table < self.addresses.len() {
+            true => self.shared.connection_released(self.context.thread),
+            false => self.shared.outgoing_released(self.context.thread),
+        }
     }
 }
 

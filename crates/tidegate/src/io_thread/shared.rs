@@ -174,6 +174,8 @@ pub(crate) struct ServerShared {
     acceptor_waits: AtomicBool,
     /// Places for connections that are taken: by connections, accepted or outgoing, and by accept credit.
     places: AtomicU32,
+    /// How many of them outgoing connections have.
+    outgoing: AtomicU32,
     /// The threads; the acceptor is a role of the first.
     pub threads: Box<[Arc<ThreadShared>]>,
 }
@@ -186,6 +188,7 @@ impl ServerShared {
             accepting: AtomicBool::new(true),
             acceptor_waits: AtomicBool::new(false),
             places: AtomicU32::new(0),
+            outgoing: AtomicU32::new(0),
             threads: threads.into_boxed_slice(),
         })
     }
@@ -224,17 +227,7 @@ impl ServerShared {
 
     /// Takes up to `wanted` places, as far as no more than `limit` are taken then; returns how many.
     pub(crate) fn take_places(&self, wanted: u32, limit: u32) -> u32 {
-        let mut taken = self.places.load(Ordering::SeqCst);
-        loop {
-            let got = wanted.min(limit.saturating_sub(taken));
-            if got == 0 {
-                return 0;
-            }
-            match self.places.compare_exchange_weak(taken, taken + got, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return got,
-                Err(now) => taken = now,
-            }
-        }
+        take_up_to(&self.places, wanted, limit)
     }
 
     /// A place that was taken for an accept is not needed.
@@ -247,15 +240,27 @@ impl ServerShared {
         self.places.load(Ordering::SeqCst)
     }
 
-    /// Takes a place for an outgoing connection of thread `number`, if there is one below `limit`.
-    pub(crate) fn begin_outgoing(&self, number: usize, limit: u32) -> bool {
+    /// Takes a place for an outgoing connection of thread `number`, if there is one below `limit` of all, and of outgoing ones below
+    /// `outgoing_limit`.
+    pub(crate) fn begin_outgoing(&self, number: usize, limit: u32, outgoing_limit: u32) -> bool {
+        if take_up_to(&self.outgoing, 1, outgoing_limit) == 0 {
+            return false;
+        }
+        // Counted before it has its place: a place that is taken is never missing in the count of connections.
         let connections = &self.threads[number].connections;
         connections.fetch_add(1, Ordering::SeqCst);
         let begun = self.take_places(1, limit) == 1;
         if !begun {
             connections.fetch_sub(1, Ordering::SeqCst);
+            self.outgoing.fetch_sub(1, Ordering::SeqCst);
         }
         begun
+    }
+
+    /// An outgoing connection of thread `number` is over, or did not come about.
+    pub(crate) fn outgoing_released(&self, number: usize) {
+        self.outgoing.fetch_sub(1, Ordering::SeqCst);
+        self.connection_released(number);
     }
 
     /// Connections of all threads, those on their way included.
@@ -277,6 +282,21 @@ impl ServerShared {
     fn wake_all(&self) {
         for thread in &self.threads {
             thread.waker.wake();
+        }
+    }
+}
+
+/// Adds up to `wanted` to `count`, but not beyond `limit`; returns how much.
+fn take_up_to(count: &AtomicU32, wanted: u32, limit: u32) -> u32 {
+    let mut taken = count.load(Ordering::SeqCst);
+    loop {
+        let got = wanted.min(limit.saturating_sub(taken));
+        if got == 0 {
+            return 0;
+        }
+        match count.compare_exchange_weak(taken, taken + got, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => return got,
+            Err(now) => taken = now,
         }
     }
 }
@@ -381,6 +401,31 @@ mod loom_tests {
             // The close is acted on, or the abort that came before it was taken; the abort always is.
             assert_eq!(aborts, 1);
             assert!(closes <= 1);
+        });
+    }
+
+    #[test]
+    fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
+        loom::model(|| {
+            let waker = || Waker::new(std::sync::Arc::new(|| {}));
+            let shared = ServerShared::new((0..2).map(|_| ThreadShared::new(waker(), 1, 1)).collect());
+            // One place is the listener's credit already; of two outgoing connections, one may be.
+            assert_eq!(shared.take_places(1, 2), 1);
+            let live = Arc::new(AtomicU32::new(0));
+            let connect = |number: usize| {
+                let (shared, live) = (Arc::clone(&shared), Arc::clone(&live));
+                move || {
+                    if shared.begin_outgoing(number, 2, 1) {
+                        assert_eq!(live.fetch_add(1, Ordering::SeqCst), 0, "two have the one place");
+                        live.fetch_sub(1, Ordering::SeqCst);
+                        shared.outgoing_released(number);
+                    }
+                }
+            };
+            let other = thread::spawn(connect(1));
+            connect(0)();
+            other.join().expect("the other ends");
+            assert_eq!((shared.places_taken(), shared.connections()), (1, 0));
         });
     }
 

@@ -137,8 +137,9 @@ impl ServerBuilder {
     /// as accepted ones, with the same limits. Each client may have handlers of its own type. `make` runs on the I/O thread of
     /// the connection, when it is established. A server with clients and no listeners is a program that only connects.
     ///
-    /// Outgoing connections count against [`Limits::max_connections`] from when an I/O thread begins to connect. In a server
-    /// with clients each listener holds at most its share of an eighth of the places ready for accepts, but always one.
+    /// Outgoing connections count against [`Limits::max_connections`] from when an I/O thread begins to connect. They leave one place
+    /// for each listener; and what the listeners together hold ready for accepts is at most an eighth of the places then, or
+    /// one each. At the limit a connect fails at once, with [`ConnectError::LimitReached`](crate::ConnectError::LimitReached).
     pub fn client<H, F>(mut self, client: Client, make: F) -> (Self, Connector)
     where
         H: Handler,
@@ -201,6 +202,10 @@ impl ServerBuilder {
             limits = limits.fit_memory(bytes, threads, self.handler_bytes())?;
         }
         limits.check()?;
+        let listeners = self.listeners.len();
+        if !self.clients.is_empty() && limits.max_connections as usize <= listeners {
+            return Err(LimitsError::no_place_for_clients(limits.max_connections, listeners));
+        }
         Ok(limits)
     }
 
