@@ -171,7 +171,7 @@ fn run(seed: u64, mut simulation: Simulation, patient: bool) -> Result<Outcome, 
             made.note(connected.tag);
             made.connected.fetch_add(1, Ordering::Relaxed);
             assert_eq!(connected.peer, address);
-            if connected.tag % 2 == 0 {
+            if connected.tag.is_multiple_of(2) {
                 assert_eq!(connected.local.ip(), source(connected.tag), "the source that was asked for");
             }
             made.locals.fetch_add(u64::from(connected.local.port()), Ordering::Relaxed);
@@ -182,8 +182,8 @@ fn run(seed: u64, mut simulation: Simulation, patient: bool) -> Result<Outcome, 
     let nobody = SocketAddr::from(([10, 0, 0, 1], 9));
     let targets = (0..ASKED).rev().map(|tag| {
         let target = Target::new(if tag % 10 == 9 { nobody } else { address }).tag(tag);
-        let target = if tag % 2 == 0 { target.from_source(source(tag)) } else { target };
-        if tag % 3 == 0 { target.on_thread((tag % 2) as usize) } else { target }
+        let target = if tag.is_multiple_of(2) { target.from_source(source(tag)) } else { target };
+        if tag.is_multiple_of(3) { target.on_thread((tag % 2) as usize) } else { target }
     });
     let asking = Asking { connector, outcomes: Arc::clone(&outcomes), targets: targets.collect(), patient };
     // The driver's own connection is refused, and doesn't matter.
