@@ -371,6 +371,7 @@ mod tests {
         assert!(text(Limits { high_mark_bytes: 65_000, ..Limits::default() }).contains("65000"));
         assert!(text(Limits { receive_buffer_bytes: 5000, ..Limits::default() }).contains("5000"));
         assert!(text(Limits { low_mark_bytes: 40 << 10, ..Limits::default() }).contains("40960"));
+        assert!(text(Limits { connects_waiting: 0, ..Limits::default() }).contains("connects_waiting"));
         assert!(text(Limits { max_connections: 0, ..Limits::default() }).contains("max_connections"));
     }
 }

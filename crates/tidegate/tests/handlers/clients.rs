@@ -218,7 +218,7 @@ fn at_the_limit_a_connect_fails_with_the_numbers_and_succeeds_when_a_connection_
     let (listener, address) = listening();
     let builder = Server::builder().limits(Limits { max_connections: 2, ..Limits::default() });
     let (builder, connector, seen) = telling(builder, Client::tcp());
-    let running = Running::start(builder);
+    let _running = Running::start(builder);
     let peers: Vec<TcpStream> = (0..2)
         .map(|tag| {
             connector.connect(Target::new(address).tag(tag)).expect("room");
@@ -252,7 +252,7 @@ impl Handler for Quiet {
 #[test]
 fn accepted_and_outgoing_connections_share_the_places_and_a_listener_keeps_one() {
     const LIMIT: u32 = 4;
-    let (listener, address) = listening();
+    let (_listener, address) = listening();
     let limits = Limits { max_connections: LIMIT, ..Limits::default() };
     let (builder, connector, seen) =
         telling(Server::builder().limits(limits).listen(any_port(), |_| Quiet), Client::tcp());
@@ -476,4 +476,13 @@ fn many_threads_asking_at_once_never_exceed_the_limit_and_every_request_has_one_
     assert!(most.load(Ordering::SeqCst) <= LIMIT as usize, "{most:?} lived at once");
     assert_eq!(report.connected() + report.connects_failed(), 4 * EACH);
     assert!(report.connects_failed() > 0 && report.connected() > 0, "{report:?}");
+}
+
+#[test]
+fn a_server_whose_listeners_keep_all_places_is_refused_a_client() {
+    let limits = Limits { max_connections: 2, ..Limits::default() };
+    let builder = Server::builder().limits(limits).listen(any_port(), |_| Quiet).listen(any_port(), |_| Quiet);
+    let (builder, _connector, _seen) = telling(builder, Client::tcp());
+    let error = builder.bind().expect_err("no place is left").to_string();
+    assert!(error.contains("max_connections is 2") && error.contains("at least 3"), "{error}");
 }
