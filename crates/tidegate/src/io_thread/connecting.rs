@@ -211,6 +211,11 @@ impl ConnectQueue {
         self.requests.pop()
     }
 
+    /// Whether none waits.
+    fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
         self.requests.len()
@@ -223,7 +228,7 @@ impl ConnectQueue {
 
     /// Whether nothing is in it and nothing will be. In this order: who has left the gate has left his request.
     fn is_over(&self) -> bool {
-        self.gate.load(Ordering::Acquire) == CLOSED && self.requests.is_empty()
+        self.gate.load(Ordering::Acquire) == CLOSED && self.is_empty()
     }
 }
 
@@ -281,7 +286,7 @@ impl<E: Engine> IoThread<E> {
     /// Takes requests for connections. Called directly after a poll, when the engine has a place for whatever the server has a
     /// place for.
     pub(super) fn take_connects(&mut self) {
-        if self.context.shared.connects.len() > 0 {
+        if !self.connecting.kinds.is_empty() && !self.context.shared.connects.is_empty() {
             self.take_some_connects();
         }
     }
@@ -313,7 +318,9 @@ impl<E: Engine> IoThread<E> {
         // Each listener has a place that no outgoing connection takes, or the two could wait for each other for ever.
         let outgoing_limit = limit.saturating_sub(self.addresses.len() as u32);
         if !self.shared.begin_outgoing(self.context.thread, limit, outgoing_limit) {
-            return Err(at_limit(self.shared.connections()));
+            // A drain that this thread has not heard of yet may have taken all places for its last accepts.
+            let draining = self.shared.phase() != Phase::Running;
+            return Err(if draining { ConnectError::Draining } else { at_limit(self.shared.connections()) });
         }
         let Some(socket) = self.engine.connect(request.target.address, request.target.source) else {
             // Can't be: every thread has room for all.
