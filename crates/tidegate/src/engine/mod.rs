@@ -75,6 +75,15 @@
 //! - **E23.** Correct under completion-queue overflow: a receive that the system ended without an error goes on.
 //! - **E24.** Dropping an engine is tear-down: it stops accepting, cancels all, reaps to zero (bounded by
 //!   [`EngineConfig::teardown_limit`]), then frees. What can't be reaped is leaked, and said so in the log.
+//!
+//! # Connecting
+//!
+//! - **E25.** [`connect`](Engine::connect) completes with exactly one [`Completion::Connected`]: with the socket's own address, whose
+//!   IP is the source that was asked for, if one was, and whose port the system has chosen with regard to where the
+//!   connection goes, so that one port serves many targets; or with an error (nobody listens, no answer, no such source, no
+//!   descriptor). An engine has no time limit of its own beyond the system's: who has waited long enough
+//!   [closes](Engine::close) the socket, and then it is one error or, if the answer was faster, one success, before the
+//!   `Closed`. A connected socket sends what it is given at once (`TCP_NODELAY`).
 
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
@@ -87,7 +96,7 @@ mod conformance;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,8 +170,8 @@ pub(crate) enum Completion<S> {
     AcceptFailed { listener: ListenerId, error: io::Error },
     /// The listening socket is closed.
     ListenerClosed { listener: ListenerId },
-    /// A connect ended. After an error the socket can only be closed.
-    Connected { socket: SocketId, result: io::Result<()> },
+    /// A connect ended: with the socket's own address, or with an error, after which it can only be closed.
+    Connected { socket: SocketId, result: io::Result<SocketAddr> },
     /// Data.
     Received { socket: SocketId, buffer: Buffer },
     /// Nothing more comes until the next `receive`.
@@ -249,10 +258,9 @@ pub(crate) trait Engine {
 
     /// Takes over a connected socket. `Err` gives it back: all [`EngineConfig::sockets`] places are in use.
     fn adopt(&mut self, stream: Self::Stream) -> Result<SocketId, Self::Stream>;
-    /// Begins to connect; completes with [`Completion::Connected`], whatever goes wrong.
+    /// Begins to connect, from `source` if that is given (E25); completes with [`Completion::Connected`], whatever goes wrong.
     /// `None`: all places are in use.
-    #[cfg_attr(not(test), allow(dead_code, reason = "held by the conformance suite; the client side will use it"))]
-    fn connect(&mut self, address: SocketAddr) -> Option<SocketId>;
+    fn connect(&mut self, address: SocketAddr, source: Option<IpAddr>) -> Option<SocketId>;
     /// Asks for data (E10).
     fn receive(&mut self, socket: SocketId) -> Result<(), Stale>;
     /// Stops asking (E11).

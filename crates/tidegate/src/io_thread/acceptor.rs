@@ -10,8 +10,8 @@ use crate::sync::atomic::Ordering;
 
 /// Decides how many connections may be taken and which thread gets them.
 ///
-/// Credit is given to the listeners so that connections, connections on their way and credit never add up to more than
-/// the limit: at the limit nothing is taken, and what arrives waits in the backlog. Every listener keeps one place of credit
+/// Credit is given to the listeners so that connections (outgoing ones too), connections on their way and credit never add up to more
+/// than the limit: at the limit nothing is taken, and what arrives waits in the backlog. Every listener keeps one place of credit
 /// of its own once it has got it, so that a busy listener can't shut out a quiet one.
 pub(crate) struct Acceptor<S> {
     shared: Arc<ServerShared>,
@@ -20,6 +20,9 @@ pub(crate) struct Acceptor<S> {
     /// Connections that found the way to their thread full.
     held: Held<S>,
     limit: u32,
+    /// The most credit of one listener. Where outgoing connections need places too, credit takes an eighth of them at most, or one
+    /// for each listener.
+    credit_max: u32,
     /// Nothing is taken until the timer says so: the system ran out of something.
     backing_off: bool,
     next_back_off: Duration,
@@ -48,14 +51,18 @@ impl<S> Acceptor<S> {
         listeners: Vec<ListenerId>,
         handovers: Vec<Handover<S>>,
         limit: u32,
+        has_clients: bool,
     ) -> Self {
         let open_listeners = listeners.len();
+        let share = limit / 8 / open_listeners.max(1) as u32;
+        let credit_max = if has_clients { CREDIT_MAX.min(share).max(1) } else { CREDIT_MAX };
         Self {
             shared,
             listeners: listeners.into_iter().map(|id| Listening { id, credit: 0 }).collect(),
             handovers,
             held: Held::new(),
             limit,
+            credit_max,
             backing_off: false,
             next_back_off: BACK_OFF_FIRST,
             open_listeners,
@@ -81,14 +88,17 @@ impl<S> Acceptor<S> {
 
     /// Returns whether every listener has all the credit it may have.
     fn give_credit<E: Engine<Stream = S>>(&mut self, engine: &mut E) -> bool {
-        let outstanding: u32 = self.listeners.iter().map(|listening| listening.credit).sum();
-        let mut free = self.limit.saturating_sub(self.shared.connections() + outstanding);
+        let mut free = self.limit.saturating_sub(self.shared.places_taken());
+        let mut enough = true;
         // First those that have none, one each; then all, in turn.
-        for most in [1, CREDIT_MAX] {
+        for most in [1, self.credit_max] {
             for listening in &mut self.listeners {
                 // Topping up by a few at a time would only make work.
                 let wanted = most - listening.credit.min(most);
-                let given = if most > 1 && wanted < CREDIT_MAX / 2 { 0 } else { wanted.min(free) };
+                let asked = if most > 1 && wanted < most / 2 { 0 } else { wanted.min(free) };
+                // Outgoing connections may have been faster.
+                let given = self.shared.take_places(asked, self.limit);
+                enough &= given == asked;
                 if given > 0 {
                     listening.credit += given;
                     free -= given;
@@ -96,7 +106,7 @@ impl<S> Acceptor<S> {
                 }
             }
         }
-        free > 0
+        enough && free > 0
     }
 
     /// A connection was taken. Returns it if it is for the acceptor's own thread.
@@ -126,6 +136,10 @@ impl<S> Acceptor<S> {
         let listener = self.listener(id);
         let listening = &mut self.listeners[listener];
         listening.credit = listening.credit.saturating_sub(1);
+        if !self.closing {
+            // A close takes all places, and nobody needs one any more.
+            self.shared.give_place_back();
+        }
         // A connection that was reset while it waited is nobody's fault and costs one credit, which comes back.
         if error.kind() == io::ErrorKind::ConnectionAborted || self.closing || self.backing_off {
             return None;
@@ -150,8 +164,7 @@ impl<S> Acceptor<S> {
         self.closing = true;
         // What is free is shared out: to each listener the credit it has (accepts may have completed already), and an
         // equal part of the rest, because nobody knows in whose backlog the connections are.
-        let outstanding: u32 = self.listeners.iter().map(|listening| listening.credit).sum();
-        let rest = self.limit.saturating_sub(self.shared.connections() + outstanding);
+        let rest = self.shared.take_places(self.limit, self.limit);
         let count = self.listeners.len() as u32;
         for (number, listening) in self.listeners.iter().enumerate() {
             let odd = u32::from((number as u32) < rest % count);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::connecting::Connected;
 use super::shared::{ConnectionKey, Request, ThreadShared};
 use super::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Machine, Pools, Refused, Sent};
@@ -24,10 +25,19 @@ pub struct Accepted {
     pub io_thread: usize,
 }
 
-/// The handlers of one listener on one I/O thread. A handler is known by a key, which the table chooses.
+/// How a connection came about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arrival<'a> {
+    /// A listener has accepted it.
+    Accepted(&'a Accepted),
+    /// It was asked for.
+    Connected(&'a Connected),
+}
+
+/// The handlers of one listener, or one kind of outgoing connections, on one I/O thread. A handler is known by a key, which the table chooses.
 pub(crate) trait Handlers {
     /// Makes a handler.
-    fn open(&mut self, accepted: &Accepted) -> u32;
+    fn open(&mut self, arrival: &Arrival<'_>) -> u32;
     /// See [`Handler`](crate::Handler) for this and the following.
     fn on_connect(&mut self, key: u32, view: View<'_>);
     fn on_read(&mut self, key: u32, view: View<'_>, data: Buffer);
@@ -54,6 +64,8 @@ pub(crate) enum Timer {
     Machine(ConnectionKey),
     /// A handler's timer.
     Handler(ConnectionKey, u8),
+    /// A connect has taken as long as it may.
+    Connect(ConnectionKey),
     /// The acceptor tries again.
     AcceptAgain,
     /// Half of the grace period of draining is over.

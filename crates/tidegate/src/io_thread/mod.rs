@@ -6,6 +6,7 @@
 //! connection and turn, so that replies to all that came in one batch go out together.
 
 mod acceptor;
+mod connecting;
 mod handlers;
 mod shared;
 mod stats;
@@ -17,6 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use self::acceptor::Acceptor;
+use self::connecting::Connecting;
 use self::handlers::apply_request;
 use self::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Delivery, Machine, Pools, Step};
@@ -25,8 +27,10 @@ use crate::memory::{Chunked, Line, SendLease, SendReserve};
 use crate::sync::Arc;
 use crate::time::Time;
 
+pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
+pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
 pub use self::handlers::Accepted;
-pub(crate) use self::handlers::{Context, Handlers, Timer, View};
+pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
 pub(crate) use self::shared::{
     ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared, ThreadShared,
 };
@@ -59,7 +63,9 @@ pub(crate) struct Setup<E: Engine> {
     pub listeners: Option<Vec<E::Listener>>,
     /// The addresses of all listeners.
     pub addresses: Vec<SocketAddr>,
-    /// The handlers of each listener, in the same order.
+    /// The kinds of outgoing connections.
+    pub clients: Vec<Outgoing>,
+    /// The handlers of each listener, in the same order, and then those of each client.
     pub tables: Vec<Box<dyn Handlers>>,
     /// The way of connections to each thread.
     pub handovers: Vec<Handover<E::Stream>>,
@@ -82,6 +88,10 @@ pub(crate) struct Setup<E: Engine> {
 pub(crate) struct Tally {
     /// Connections whose handler was made.
     pub opened: u64,
+    /// Those of them that we connected.
+    pub connected: u64,
+    /// Connections that were asked for and did not come about.
+    pub connects_failed: u64,
     /// Bytes received and not thrown away.
     pub bytes_received: u64,
     /// Bytes that the system has taken.
@@ -106,7 +116,7 @@ struct Slot {
     key: ConnectionKey,
     /// The handler's key in its table; [`NO_HANDLER`] before it is made and after a panic.
     handler: u32,
-    /// The table of the handler: the listener's number.
+    /// The table of the handler: the number of the listener or, behind them, of the client.
     table: u16,
     /// The timer of the machine's deadline, and that deadline.
     timer: Option<TimerKey>,
@@ -182,6 +192,9 @@ pub(crate) struct IoThread<E: Engine> {
     context: Context,
     acceptor: Option<Acceptor<E::Stream>>,
     handover: Handover<E::Stream>,
+    connecting: Connecting,
+    /// The most connections of the whole server.
+    connections_max: u32,
     addresses: Vec<SocketAddr>,
     shared: Arc<ServerShared>,
     completions: Vec<Completion<E::Stream>>,
@@ -202,9 +215,10 @@ impl<E: Engine> IoThread<E> {
     /// Puts a thread together. Nothing runs before [`turn`](Self::turn).
     pub(crate) fn new(mut setup: Setup<E>) -> Self {
         let slots = setup.connections_max;
+        let has_clients = !setup.clients.is_empty();
         let acceptor = setup.listeners.map(|listeners| {
             let ids: Vec<ListenerId> = listeners.into_iter().map(|listener| setup.engine.listen(listener)).collect();
-            Acceptor::new(Arc::clone(&setup.shared), ids, setup.handovers.clone(), slots)
+            Acceptor::new(Arc::clone(&setup.shared), ids, setup.handovers.clone(), slots, has_clients)
         });
         let context = Context {
             now: setup.engine.now(),
@@ -218,6 +232,8 @@ impl<E: Engine> IoThread<E> {
         let pools = Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow);
         Self {
             slots: Chunked::new(slots),
+            connecting: Connecting::new(setup.clients, setup.addresses.len()),
+            connections_max: slots,
             handover: Arc::clone(&setup.handovers[setup.number]),
             tables: setup.tables,
             pools,
@@ -260,6 +276,7 @@ impl<E: Engine> IoThread<E> {
         self.engine.poll(deadline, &mut completions)?;
         self.context.now = self.engine.now();
 
+        self.take_connects();
         let busy = completions.len();
         for completion in &completions {
             if let Completion::Received { socket, .. } | Completion::Sent { socket, .. } = completion {
@@ -284,8 +301,13 @@ impl<E: Engine> IoThread<E> {
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.top_up(&mut self.engine);
         }
-        let finished = !self.shared.is_accepting() && self.connections == 0 && self.handover.is_empty();
-        Ok(if finished { Turn::Finished } else { Turn::Running })
+        let over = !self.shared.is_accepting() && self.connections_are_over();
+        Ok(if over { Turn::Finished } else { Turn::Running })
+    }
+
+    /// Whether no connection is left, and none is on its way.
+    fn connections_are_over(&self) -> bool {
+        self.connections == 0 && self.handover.is_empty() && self.connects_are_over()
     }
 
     /// Until when the next poll may sleep.
@@ -350,7 +372,12 @@ impl<E: Engine> IoThread<E> {
                     slot.machine.write_shut(result, pools.1, pools.0);
                 }
             }
-            Completion::Closed { socket } => self.released(socket),
+            Completion::Closed { socket } => {
+                if !self.connect_closed(socket) {
+                    self.released(socket);
+                }
+            }
+            Completion::Connected { socket, result } => self.connected(socket, result),
             Completion::Accepted { listener, stream, peer } => {
                 let own = self.acceptor.as_mut().and_then(|acceptor| acceptor.accepted(listener, stream, peer));
                 if let Some(connection) = own {
@@ -368,9 +395,8 @@ impl<E: Engine> IoThread<E> {
                     acceptor.listener_closed();
                 }
             }
-            // A pause that has taken effect needs nothing; what wakes us is looked at in every turn; connects are not
-            // made by servers.
-            Completion::ReceivePaused { .. } | Completion::Woken | Completion::Connected { .. } => {}
+            // A pause that has taken effect needs nothing; what wakes us is looked at in every turn.
+            Completion::ReceivePaused { .. } | Completion::Woken => {}
         }
     }
 
@@ -419,23 +445,23 @@ impl<E: Engine> IoThread<E> {
             self.shared.connection_released(self.context.thread);
             return;
         };
+        let accepted = Accepted { peer, local: self.addresses[listener], io_thread: self.context.thread };
+        self.establish(socket, listener, &Arrival::Accepted(&accepted));
+    }
+
+    /// Begins to serve an established connection with a handler of table `table`.
+    fn establish(&mut self, socket: SocketId, table: usize, arrival: &Arrival<'_>) {
         let key = ConnectionKey { slot: socket.index, generation: socket.generation };
         self.connections += 1;
         self.tally.opened += 1;
         self.context.shared.stats.publish_opened(self.tally.opened);
         self.context.shared.requests.open(key);
-        *self.slots.ensure(socket.index) = Slot {
-            machine: Machine::new(self.context.now),
-            key,
-            table: listener as u16,
-            in_use: true,
-            ..Slot::default()
-        };
+        *self.slots.ensure(socket.index) =
+            Slot { machine: Machine::new(self.context.now), key, table: table as u16, in_use: true, ..Slot::default() };
         self.mark_dirty(socket.index);
 
-        let accepted = Accepted { peer, local: self.addresses[listener], io_thread: self.context.thread };
-        let table = &mut self.tables[listener];
-        match catch_unwind(AssertUnwindSafe(|| table.open(&accepted))) {
+        let table = &mut self.tables[table];
+        match catch_unwind(AssertUnwindSafe(|| table.open(arrival))) {
             Ok(handler) => {
                 self.slots[socket.index].handler = handler;
                 self.call(socket.index, |table, key, view| table.on_connect(key, view));
@@ -473,7 +499,10 @@ impl<E: Engine> IoThread<E> {
                 swallow(panic, "a handler panicked in on_close");
             }
         }
-        self.shared.connection_released(self.context.thread);
+        match table < self.addresses.len() {
+            true => self.shared.connection_released(self.context.thread),
+            false => self.shared.outgoing_released(self.context.thread),
+        }
     }
 }
 
@@ -553,6 +582,7 @@ impl<E: Engine> IoThread<E> {
                         self.mark_dirty(key.slot);
                     }
                 }
+                Timer::Connect(key) => self.connect_timed_out(key),
                 Timer::AcceptAgain => {
                     if let Some(acceptor) = &mut self.acceptor {
                         acceptor.try_again();
@@ -622,6 +652,7 @@ impl<E: Engine> IoThread<E> {
     #[inline(never)]
     fn enter_phase(&mut self, phase: Phase) {
         self.phase = phase;
+        self.cancel_connects();
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.close(&mut self.engine);
         }
@@ -834,9 +865,9 @@ impl<E: Engine> IoThread<E> {
         self.pools.messages_waiting()
     }
 
-    /// Connections of this thread.
+    /// Connections of this thread, those that are connecting included.
     pub(crate) fn connections(&self) -> u32 {
-        self.connections
+        self.connections + self.connecting.len() as u32
     }
 
     /// Arena buffers that are out.

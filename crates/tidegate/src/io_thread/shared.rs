@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use crossbeam_queue::ArrayQueue;
 
+use super::connecting::ConnectQueue;
 use super::stats::ThreadStats;
 use crate::engine::Waker;
 use crate::memory::IndexStack;
@@ -125,19 +126,22 @@ pub(crate) struct ThreadShared {
     pub waker: Waker,
     /// Requests to close.
     pub requests: CloseRequests,
-    /// Its connections, those on their way to it included.
+    /// Its connections, those on their way to it and those that are connecting included.
     pub connections: AtomicU32,
+    /// Requests for connections.
+    pub connects: ConnectQueue,
     /// What it has counted.
     pub stats: ThreadStats,
 }
 
 impl ThreadShared {
-    /// For a thread with `slots` connection slots.
-    pub(crate) fn new(waker: Waker, slots: u32) -> Arc<Self> {
+    /// For a thread with `slots` connection slots, where at most `connects` requests for connections wait.
+    pub(crate) fn new(waker: Waker, slots: u32, connects: usize) -> Arc<Self> {
         Arc::new(Self {
             waker,
             requests: CloseRequests::new(slots),
             connections: AtomicU32::new(0),
+            connects: ConnectQueue::new(connects),
             stats: ThreadStats::default(),
         })
     }
@@ -168,6 +172,10 @@ pub(crate) struct ServerShared {
     accepting: AtomicBool,
     /// The acceptor waits for a slot to be released.
     acceptor_waits: AtomicBool,
+    /// Places for connections that are taken: by connections, accepted or outgoing, and by accept credit.
+    places: AtomicU32,
+    /// How many of them outgoing connections have.
+    outgoing: AtomicU32,
     /// The threads; the acceptor is a role of the first.
     pub threads: Box<[Arc<ThreadShared>]>,
 }
@@ -179,6 +187,8 @@ impl ServerShared {
             phase: AtomicU8::new(0),
             accepting: AtomicBool::new(true),
             acceptor_waits: AtomicBool::new(false),
+            places: AtomicU32::new(0),
+            outgoing: AtomicU32::new(0),
             threads: threads.into_boxed_slice(),
         })
     }
@@ -215,6 +225,44 @@ impl ServerShared {
         self.acceptor_waits.store(waits, Ordering::SeqCst);
     }
 
+    /// Takes up to `wanted` places, as far as no more than `limit` are taken then; returns how many.
+    pub(crate) fn take_places(&self, wanted: u32, limit: u32) -> u32 {
+        take_up_to(&self.places, wanted, limit)
+    }
+
+    /// A place that was taken for an accept is not needed.
+    pub(crate) fn give_place_back(&self) {
+        self.places.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// How many places are taken.
+    pub(crate) fn places_taken(&self) -> u32 {
+        self.places.load(Ordering::SeqCst)
+    }
+
+    /// Takes a place for an outgoing connection of thread `number`, if there is one below `limit` of all, and of outgoing ones below
+    /// `outgoing_limit`.
+    pub(crate) fn begin_outgoing(&self, number: usize, limit: u32, outgoing_limit: u32) -> bool {
+        if take_up_to(&self.outgoing, 1, outgoing_limit) == 0 {
+            return false;
+        }
+        // Counted before it has its place: a place that is taken is never missing in the count of connections.
+        let connections = &self.threads[number].connections;
+        connections.fetch_add(1, Ordering::SeqCst);
+        let begun = self.take_places(1, limit) == 1;
+        if !begun {
+            connections.fetch_sub(1, Ordering::SeqCst);
+            self.outgoing.fetch_sub(1, Ordering::SeqCst);
+        }
+        begun
+    }
+
+    /// An outgoing connection of thread `number` is over, or did not come about.
+    pub(crate) fn outgoing_released(&self, number: usize) {
+        self.outgoing.fetch_sub(1, Ordering::SeqCst);
+        self.connection_released(number);
+    }
+
     /// Connections of all threads, those on their way included.
     pub(crate) fn connections(&self) -> u32 {
         self.threads.iter().map(|thread| thread.connections.load(Ordering::SeqCst)).sum()
@@ -223,6 +271,7 @@ impl ServerShared {
     /// A slot of thread `number` is free again.
     pub(crate) fn connection_released(&self, number: usize) {
         self.threads[number].connections.fetch_sub(1, Ordering::SeqCst);
+        self.places.fetch_sub(1, Ordering::SeqCst);
         // Sequentially consistent with the acceptor, which first says that it waits and then counts again: one of
         // the two sees the other.
         if self.acceptor_waits.load(Ordering::SeqCst) {
@@ -233,6 +282,21 @@ impl ServerShared {
     fn wake_all(&self) {
         for thread in &self.threads {
             thread.waker.wake();
+        }
+    }
+}
+
+/// Adds up to `wanted` to `count`, but not beyond `limit`; returns how much.
+fn take_up_to(count: &AtomicU32, wanted: u32, limit: u32) -> u32 {
+    let mut taken = count.load(Ordering::SeqCst);
+    loop {
+        let got = wanted.min(limit.saturating_sub(taken));
+        if got == 0 {
+            return 0;
+        }
+        match count.compare_exchange_weak(taken, taken + got, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => return got,
+            Err(now) => taken = now,
         }
     }
 }
@@ -337,6 +401,31 @@ mod loom_tests {
             // The close is acted on, or the abort that came before it was taken; the abort always is.
             assert_eq!(aborts, 1);
             assert!(closes <= 1);
+        });
+    }
+
+    #[test]
+    fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
+        loom::model(|| {
+            let waker = || Waker::new(std::sync::Arc::new(|| {}));
+            let shared = ServerShared::new((0..2).map(|_| ThreadShared::new(waker(), 1, 1)).collect());
+            // One place is the listener's credit already; of two outgoing connections, one may be.
+            assert_eq!(shared.take_places(1, 2), 1);
+            let live = Arc::new(AtomicU32::new(0));
+            let connect = |number: usize| {
+                let (shared, live) = (Arc::clone(&shared), Arc::clone(&live));
+                move || {
+                    if shared.begin_outgoing(number, 2, 1) {
+                        assert_eq!(live.fetch_add(1, Ordering::SeqCst), 0, "two have the one place");
+                        live.fetch_sub(1, Ordering::SeqCst);
+                        shared.outgoing_released(number);
+                    }
+                }
+            };
+            let other = thread::spawn(connect(1));
+            connect(0)();
+            other.join().expect("the other ends");
+            assert_eq!((shared.places_taken(), shared.connections()), (1, 0));
         });
     }
 

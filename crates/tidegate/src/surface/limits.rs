@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES, MinProgress};
+use crate::io_thread::REQUEST_BYTES;
 use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 
 /// What a server may use: each bound has a name here.
@@ -14,8 +15,8 @@ use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once, over all listeners and I/O threads; from accept until release, lingering included. At the limit
-    /// nothing is accepted: what arrives waits in the backlog. Default: 10,000.
+    /// Connections at once, over all listeners, clients and I/O threads; from accept, or from when an I/O thread begins to connect, until
+    /// release, lingering included. At the limit nothing is accepted: what arrives waits in the backlog. A connect fails. Default: 10,000.
     pub max_connections: u32,
     /// Receive buffers of each I/O thread. A few hundred of 4 KiB serve 10,000 busy connections, and more walk
     /// through the cache. When all are out, receives wait in line. Default: 256, at most 32,768.
@@ -54,6 +55,8 @@ pub struct Limits {
     pub read_budget_bytes: usize,
     /// Messages that other threads may have posted to the connections of one listener on one I/O thread. Default: 1,024.
     pub mailbox_messages: usize,
+    /// Requests for outgoing connections that may wait for one I/O thread ([`Connector`](crate::Connector)). Default: 1,024.
+    pub connects_waiting: usize,
     /// Timers that a handler may set. Default: 4.
     pub timers_per_connection: u8,
     /// How long a close may take to send what is queued; then the connection is aborted. Default: 30 s.
@@ -98,6 +101,7 @@ impl Default for Limits {
             low_mark_bytes: 16 << 10,
             read_budget_bytes: 64 << 10,
             mailbox_messages: 1024,
+            connects_waiting: CONNECTS_WAITING,
             timers_per_connection: 4,
             close_timeout: Duration::from_secs(30),
             linger_timeout: Duration::from_secs(5),
@@ -116,8 +120,16 @@ impl Default for Limits {
 pub struct LimitsError(String);
 
 impl LimitsError {
+    pub(crate) fn no_place_for_clients(connections: u32, listeners: usize) -> Self {
+        Self(format!(
+            "max_connections is {connections}: each of {listeners} listeners keeps a place for itself, so outgoing connections need \
+             at least {} in all",
+            listeners + 1
+        ))
+    }
+
     pub(crate) fn listeners(count: usize, most: usize) -> Self {
-        Self(format!("{count} listeners, but a server has at most {most}"))
+        Self(format!("{count} listeners and clients, but a server has at most {most}"))
     }
 }
 
@@ -164,8 +176,12 @@ impl Ceiling {
 /// What the program needs whatever it serves: its code and data that get touched, the allocator's own.
 const PROGRAM_BYTES: usize = 8 << 20;
 
-/// What each I/O thread needs besides its arena: the part of its stack that is touched, its ring, the lists of its loop.
+/// What each I/O thread needs besides its arena: the part of its stack that is touched, its ring, the lists of its loop, its
+/// queues at their default lengths.
 const THREAD_BYTES: usize = 1 << 20;
+
+/// Waiting connects by default: as many as messages in a mailbox, or connections in a hand-over.
+const CONNECTS_WAITING: usize = 1024;
 
 /// What a connection takes in the tables of the loop and the engine, without its handler: a slot (about 200), a socket (64),
 /// its request word (8), its place in free lists and the arena's accounts (16), rounded up for the allocator.
@@ -205,8 +221,9 @@ impl Limits {
     /// What a server with these limits may use at worst.
     pub fn ceiling(&self, threads: usize, handler_bytes: usize) -> Ceiling {
         let connections = self.max_connections as usize;
+        let connects = self.connects_waiting.saturating_sub(CONNECTS_WAITING);
         Ceiling {
-            base_bytes: PROGRAM_BYTES + threads * THREAD_BYTES,
+            base_bytes: PROGRAM_BYTES + threads * (THREAD_BYTES + connects * REQUEST_BYTES),
             connections_bytes: connections * (CONNECTION_BYTES + handler_bytes),
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
@@ -268,6 +285,9 @@ impl Limits {
                 "read_budget_bytes is {}: it must be at least receive_buffer_bytes, {buffer}",
                 self.read_budget_bytes
             ));
+        }
+        if self.connects_waiting == 0 {
+            return refuse("connects_waiting is 0: no connection could be asked for".into());
         }
         if self.window_bytes == 0 {
             return refuse("window_bytes is 0: nothing could be sent".into());
@@ -351,6 +371,7 @@ mod tests {
         assert!(text(Limits { high_mark_bytes: 65_000, ..Limits::default() }).contains("65000"));
         assert!(text(Limits { receive_buffer_bytes: 5000, ..Limits::default() }).contains("5000"));
         assert!(text(Limits { low_mark_bytes: 40 << 10, ..Limits::default() }).contains("40960"));
+        assert!(text(Limits { connects_waiting: 0, ..Limits::default() }).contains("connects_waiting"));
         assert!(text(Limits { max_connections: 0, ..Limits::default() }).contains("max_connections"));
     }
 }

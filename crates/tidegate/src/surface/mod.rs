@@ -1,5 +1,6 @@
 //! What users of the library see.
 
+mod client;
 mod connection;
 mod handle;
 mod handler;
@@ -11,6 +12,7 @@ mod simulation;
 mod stats;
 mod table;
 
+pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector};
 pub use self::connection::Connection;
 pub use self::handle::{ConnectionHandle, PostError};
 pub use self::handler::Handler;
@@ -19,7 +21,7 @@ pub use self::listener::Listener;
 pub use self::report::Report;
 pub use self::server::{BindError, Bound, EngineChoice, RunError, Server, ServerBuilder, ServerHandle};
 pub use self::stats::Stats;
-pub use crate::io_thread::Accepted;
+pub use crate::io_thread::{Accepted, ConnectError, ConnectFailed, Connected, Target};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).
 pub mod sim {

@@ -12,6 +12,8 @@ pub struct Report {
 impl Report {
     pub(crate) fn add(&mut self, tally: &Tally) {
         self.tally.opened += tally.opened;
+        self.tally.connected += tally.connected;
+        self.tally.connects_failed += tally.connects_failed;
         self.tally.bytes_received += tally.bytes_received;
         self.tally.bytes_sent += tally.bytes_sent;
         for (sum, count) in self.tally.closed.iter_mut().zip(tally.closed) {
@@ -19,9 +21,19 @@ impl Report {
         }
     }
 
-    /// Connections accepted.
+    /// Connections that were established, accepted and outgoing ones.
     pub fn connections(&self) -> u64 {
         self.tally.opened
+    }
+
+    /// Those of them that were outgoing, asked for with a [`Connector`](crate::Connector).
+    pub fn connected(&self) -> u64 {
+        self.tally.connected
+    }
+
+    /// Connections that were asked for and were not established.
+    pub fn connects_failed(&self) -> u64 {
+        self.tally.connects_failed
     }
 
     /// Bytes received, without what was thrown away after a close.

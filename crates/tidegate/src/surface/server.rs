@@ -3,16 +3,18 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::sync::OnceLock;
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::engine::{EngineConfig, uring};
+use crate::engine::{EngineConfig, Waker, uring};
 use crate::io_thread::{
-    Accepted, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, Phase, ServerShared, Setup, Tally, ThreadShared,
+    Accepted, Arrival, CONNECTING_BYTES, Connected, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, Outgoing,
+    Phase, ServerShared, Setup, Tally, ThreadShared,
 };
 use crate::memory::SendReserve;
 use crate::surface::table::Table;
-use crate::surface::{Ceiling, Handler, Limits, LimitsError, Listener, Report, Stats};
+use crate::surface::{Ceiling, Client, Connector, Handler, Limits, LimitsError, Listener, Report, Stats};
 use crate::sync::Arc;
 
 /// Where a server begins: [`Server::builder`].
@@ -28,12 +30,27 @@ impl Server {
             threads: None,
             engine: EngineChoice::Auto,
             listeners: Vec::new(),
+            clients: Vec::new(),
+            for_connectors: std::sync::Arc::default(),
         }
     }
 }
 
-/// A slot knows its listener by 16 bits.
+/// A slot knows its listener or client by 16 bits.
 const LISTENERS_MAX: usize = u16::MAX as usize;
+
+/// What makes a handler table whose handlers `make` makes, and what a place in it takes.
+fn table_maker<H, F>(make: F) -> (TableMaker, usize)
+where
+    H: Handler,
+    F: Fn(&Arrival<'_>) -> H + Send + Sync + 'static,
+{
+    let make = Arc::new(make);
+    let table: TableMaker = std::sync::Arc::new(move |limits: &Limits| {
+        Box::new(Table::new(Arc::clone(&make), limits.max_connections, limits.mailbox_messages)) as Box<dyn Handlers>
+    });
+    (table, Table::<H, F>::PLACE_BYTES)
+}
 
 /// Which engine a server runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,12 +70,22 @@ pub struct ServerBuilder {
     threads: Option<NonZeroUsize>,
     engine: EngineChoice,
     listeners: Vec<Described>,
+    clients: Vec<DescribedClient>,
+    /// Where the connectors find the server once it is bound.
+    for_connectors: std::sync::Arc<OnceLock<Arc<ServerShared>>>,
 }
 
 /// A listener with the handlers of its connections.
 struct Described {
     listener: Listener,
     /// Makes the handler table of one I/O thread, on that thread.
+    table: TableMaker,
+    handler_bytes: usize,
+}
+
+/// A kind of outgoing connections with their handlers.
+struct DescribedClient {
+    outgoing: Outgoing,
     table: TableMaker,
     handler_bytes: usize,
 }
@@ -98,13 +125,33 @@ impl ServerBuilder {
         H: Handler,
         F: Fn(&Accepted) -> H + Send + Sync + 'static,
     {
-        let make = Arc::new(make);
-        let table: TableMaker = std::sync::Arc::new(move |limits: &Limits| {
-            Box::new(Table::new(Arc::clone(&make), limits.max_connections, limits.mailbox_messages))
-                as Box<dyn Handlers>
+        let (table, handler_bytes) = table_maker(move |arrival| match arrival {
+            Arrival::Accepted(accepted) => make(accepted),
+            Arrival::Connected(_) => unreachable!("an outgoing connection in the table of a listener"),
         });
-        self.listeners.push(Described { listener, table, handler_bytes: Table::<H, F>::PLACE_BYTES });
+        self.listeners.push(Described { listener, table, handler_bytes });
         self
+    }
+
+    /// Outgoing connections, asked for with the [`Connector`] and served by what `make` returns: on the same I/O threads
+    /// as accepted ones, with the same limits. Each client may have handlers of its own type. `make` runs on the I/O thread of
+    /// the connection, when it is established. A server with clients and no listeners is a program that only connects.
+    ///
+    /// Outgoing connections count against [`Limits::max_connections`] from when an I/O thread begins to connect. They leave one place
+    /// for each listener; and what the listeners together hold ready for accepts is at most an eighth of the places then, or
+    /// one each. At the limit a connect fails at once, with [`ConnectError::LimitReached`](crate::ConnectError::LimitReached).
+    pub fn client<H, F>(mut self, client: Client, make: F) -> (Self, Connector)
+    where
+        H: Handler,
+        F: Fn(&Connected) -> H + Send + Sync + 'static,
+    {
+        let (table, handler_bytes) = table_maker(move |arrival| match arrival {
+            Arrival::Connected(connected) => make(connected),
+            Arrival::Accepted(_) => unreachable!("an accepted connection in the table of a client"),
+        });
+        let connector = Connector::new(self.clients.len(), std::sync::Arc::clone(&self.for_connectors));
+        self.clients.push(DescribedClient { outgoing: client.outgoing(), table, handler_bytes });
+        (self, connector)
     }
 
     /// Does everything that can fail: checks the limits, binds the listeners, sets up the rings.
@@ -113,8 +160,9 @@ impl ServerBuilder {
     /// [`BindError`] says what failed, with the address or the numbers, and what to do about it.
     pub fn bind(mut self) -> Result<Bound, BindError> {
         let threads = self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-        if self.listeners.len() > LISTENERS_MAX {
-            return Err(BindError::Limits(LimitsError::listeners(self.listeners.len(), LISTENERS_MAX)));
+        let tables = self.listeners.len() + self.clients.len();
+        if tables > LISTENERS_MAX {
+            return Err(BindError::Limits(LimitsError::listeners(tables, LISTENERS_MAX)));
         }
         self.limits = self.settled_limits(threads)?;
         let mut sockets = Vec::new();
@@ -139,8 +187,7 @@ impl ServerBuilder {
             .map(|_| uring::prepare(config.clone()))
             .collect::<Result<_, _>>()
             .map_err(|error| BindError::Engine(error.to_string()))?;
-        let shared = engines.iter().map(|engine| ThreadShared::new(engine.waker(), self.limits.max_connections));
-        let shared = ServerShared::new(shared.collect());
+        let shared = self.shared(engines.iter().map(uring::Prepared::waker));
         let ceiling = self.limits.ceiling(threads, self.handler_bytes());
         Ok(Bound { builder: self, engines, sockets, addresses, shared, ceiling })
     }
@@ -155,13 +202,19 @@ impl ServerBuilder {
             limits = limits.fit_memory(bytes, threads, self.handler_bytes())?;
         }
         limits.check()?;
+        let listeners = self.listeners.len();
+        if !self.clients.is_empty() && limits.max_connections as usize <= listeners {
+            return Err(LimitsError::no_place_for_clients(limits.max_connections, listeners));
+        }
         Ok(limits)
     }
 
-    /// What a connection takes in the tables of handlers at worst. Each listener has its own, and a table keeps what it once needed:
-    /// so the sum over the listeners.
+    /// What a connection takes in the tables of handlers at worst, and while it is connecting. Each listener and each client has a
+    /// table of its own, which keeps what it once needed: so the sum over them.
     fn handler_bytes(&self) -> usize {
-        self.listeners.iter().map(|described| described.handler_bytes).sum()
+        let listeners: usize = self.listeners.iter().map(|described| described.handler_bytes).sum();
+        let clients: usize = self.clients.iter().map(|described| described.handler_bytes).sum();
+        listeners + clients + if self.clients.is_empty() { 0 } else { CONNECTING_BYTES }
     }
 
     pub(super) fn thread_count(&self) -> Option<usize> {
@@ -172,8 +225,28 @@ impl ServerBuilder {
         self.listeners.iter().map(|described| (described.listener.address(), described.listener.backlog_connections()))
     }
 
+    /// What the I/O threads with these wakers share, where the connectors find it.
+    pub(super) fn shared(&self, wakers: impl Iterator<Item = Waker>) -> Arc<ServerShared> {
+        let (slots, connects) = (self.limits.max_connections, self.limits.connects_waiting);
+        let shared = ServerShared::new(wakers.map(|waker| ThreadShared::new(waker, slots, connects)).collect());
+        // A builder is bound once.
+        let _ = self.for_connectors.set(Arc::clone(&shared));
+        shared
+    }
+
+    pub(super) fn outgoing(&self) -> Vec<Outgoing> {
+        self.clients.iter().map(|described| described.outgoing.clone()).collect()
+    }
+
     pub(super) fn make_tables(&self, limits: &Limits) -> Vec<Box<dyn Handlers>> {
-        self.listeners.iter().map(|described| (described.table)(limits)).collect()
+        self.table_makers().iter().map(|make| make(limits)).collect()
+    }
+
+    /// The makers of the handler tables, in the order of their numbers: listeners, then clients.
+    fn table_makers(&self) -> Vec<TableMaker> {
+        let listeners = self.listeners.iter().map(|described| &described.table);
+        let clients = self.clients.iter().map(|described| &described.table);
+        listeners.chain(clients).map(std::sync::Arc::clone).collect()
     }
 }
 
@@ -288,7 +361,7 @@ impl Bound {
         let mut failure = None;
         for (number, engine) in engines.into_iter().enumerate() {
             let listeners = sockets.take();
-            let makers: Vec<TableMaker> = builder.listeners.iter().map(|d| std::sync::Arc::clone(&d.table)).collect();
+            let (makers, clients) = (builder.table_makers(), builder.outgoing());
             let (limits, addresses, handovers) = (builder.limits.clone(), addresses.clone(), handovers.clone());
             let (of_thread, reserve) = (Arc::clone(&shared), reserve.clone());
             let body = move || {
@@ -299,6 +372,7 @@ impl Bound {
                     engine,
                     listeners,
                     addresses,
+                    clients,
                     tables: makers.iter().map(|make| make(&limits)).collect(),
                     handovers,
                     shared: of_thread,
@@ -351,8 +425,11 @@ struct StopOnFailure {
 impl Drop for StopOnFailure {
     fn drop(&mut self) {
         if !self.well {
-            // Without the acceptor nobody else says that nothing more comes.
             self.shared.advance_to(Phase::Aborting);
+            // Without its thread nobody else says that nothing more is taken.
+            for thread in &self.shared.threads {
+                thread.connects.close();
+            }
             self.shared.stop_accepting();
         }
     }

@@ -11,7 +11,7 @@ use crossbeam_queue::ArrayQueue;
 use crate::connection::CloseReason;
 use crate::engine::EngineConfig;
 use crate::engine::sim::{Fault, Faults, SimEngine, SimPeer, SimStream, Step, World};
-use crate::io_thread::{HANDOVER_CONNECTIONS, Handover, IoThread, ServerShared, Setup, ThreadShared, Turn};
+use crate::io_thread::{HANDOVER_CONNECTIONS, Handover, IoThread, ServerShared, Setup, Turn};
 use crate::memory::SendReserve;
 use crate::surface::{BindError, Report, ServerBuilder, ServerHandle};
 use crate::sync::Arc;
@@ -236,8 +236,7 @@ impl Simulation {
             teardown_limit: EngineConfig::TEARDOWN_LIMIT,
         };
         let engines: Vec<SimEngine> = (0..threads).map(|_| SimEngine::new(&self.world, config.clone())).collect();
-        let shared = engines.iter().map(|engine| ThreadShared::new(engine_waker(engine), limits.max_connections));
-        let shared = ServerShared::new(shared.collect());
+        let shared = builder.shared(engines.iter().map(engine_waker));
         let reserve = SendReserve::new(limits.send_memory_bytes);
         let handovers: Vec<Handover<SimStream>> =
             engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
@@ -248,6 +247,7 @@ impl Simulation {
                 engine,
                 listeners: listeners.take(),
                 addresses: addresses.clone(),
+                clients: builder.outgoing(),
                 tables: builder.make_tables(&limits),
                 handovers: handovers.clone(),
                 shared: Arc::clone(&shared),
@@ -434,6 +434,7 @@ impl Simulation {
             }
             let totals = self.world.totals(number);
             let kinds = [
+                ("connects", totals.connects),
                 ("receives", totals.receives),
                 ("sends", totals.sends),
                 ("half-closes", totals.shutdowns),

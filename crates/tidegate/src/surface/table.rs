@@ -3,13 +3,13 @@
 use crossbeam_queue::ArrayQueue;
 
 use crate::connection::CloseReason;
-use crate::io_thread::{Accepted, ConnectionKey, Handlers, View};
+use crate::io_thread::{Arrival, ConnectionKey, Handlers, View};
 use crate::memory::{Buffer, Chunked, FreeList};
 use crate::surface::handle::Mailbox;
 use crate::surface::{Connection, Handler};
 use crate::sync::Arc;
 
-/// The handlers of one listener on one I/O thread.
+/// The handlers of one listener, or one kind of outgoing connections, on one I/O thread.
 pub(crate) struct Table<H: Handler, F> {
     make: Arc<F>,
     handlers: Chunked<Option<H>>,
@@ -19,7 +19,7 @@ pub(crate) struct Table<H: Handler, F> {
     message: Option<H::Message>,
 }
 
-impl<H: Handler, F: Fn(&Accepted) -> H> Table<H, F> {
+impl<H: Handler, F: Fn(&Arrival<'_>) -> H> Table<H, F> {
     /// An empty table for at most `connections` handlers.
     pub(crate) fn new(make: Arc<F>, connections: u32, mailbox_messages: usize) -> Self {
         Self {
@@ -48,9 +48,9 @@ impl<H: Handler, F: Fn(&Accepted) -> H> Table<H, F> {
     }
 }
 
-impl<H: Handler, F: Fn(&Accepted) -> H> Handlers for Table<H, F> {
-    fn open(&mut self, accepted: &Accepted) -> u32 {
-        let handler = (self.make)(accepted);
+impl<H: Handler, F: Fn(&Arrival<'_>) -> H> Handlers for Table<H, F> {
+    fn open(&mut self, arrival: &Arrival<'_>) -> u32 {
+        let handler = (self.make)(arrival);
         match self.places.take() {
             Some(key) => {
                 *self.handlers.ensure(key) = Some(handler);

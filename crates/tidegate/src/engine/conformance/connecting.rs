@@ -1,6 +1,7 @@
 //! Connecting: E5, and what E20 says of a connect in flight.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::fixture::Fixture;
 use super::material::{assert_same_bytes, pattern};
@@ -20,8 +21,9 @@ fn talk<F: Fixture>(six: bool) {
     let (listener, address) = rig.listen_on(six);
     rig.accept(listener, 1);
     let client = rig.connect(address);
-    rig.expect_connected(client).expect("somebody listens");
-    let (stream, _) = rig.expect_accepted(listener);
+    let local = rig.expect_connected(client).expect("somebody listens");
+    let (stream, from) = rig.expect_accepted(listener);
+    assert_eq!(local, from, "the connecting socket's own address");
     let server = rig.adopt(stream);
     let (question, answer) = (pattern(1, 10_000), pattern(2, 20_000));
     rig.receive(server);
@@ -32,6 +34,59 @@ fn talk<F: Fixture>(six: bool) {
     assert_same_bytes(&rig.receive_exactly(client, answer.len()), &answer, "the answer");
     rig.close_now(server, CloseMode::Orderly);
     rig.expect_finished(client);
+    rig.finish();
+}
+
+pub(super) fn a_connect_comes_from_the_source_that_was_asked_for<F: Fixture>() {
+    let mut rig = Rig::<F>::new();
+    let (listener, address) = rig.listen();
+    let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
+    rig.accept(listener, 3);
+    let mut ports = Vec::new();
+    for _ in 0..3 {
+        let client = rig.connect_from(address, Some(source));
+        let local = rig.expect_connected(client).expect("somebody listens");
+        let (stream, from) = rig.expect_accepted(listener);
+        assert_eq!((local.ip(), from), (source, local));
+        rig.adopt(stream);
+        ports.push(local.port());
+    }
+    ports.dedup();
+    assert!(ports.len() == 3 && !ports.contains(&0), "each has a port of its own: {ports:?}");
+    rig.finish();
+}
+
+pub(super) fn a_connect_from_a_source_that_cannot_reach_the_target_fails_and_leaves_a_socket_to_close<F: Fixture>() {
+    let mut rig = Rig::<F>::new();
+    let (_, address) = rig.listen();
+    let sockets: Vec<_> = (0..3).map(|_| rig.connect_from(address, Some(IpAddr::V6(Ipv6Addr::LOCALHOST)))).collect();
+    for &socket in &sockets {
+        rig.expect_connected(socket).expect_err("IPv6 does not reach IPv4");
+    }
+    for socket in sockets {
+        rig.close_now(socket, CloseMode::Abort);
+    }
+    rig.finish();
+}
+
+pub(super) fn a_connect_that_nobody_answers_waits_until_it_is_closed_and_fails_once<F: Fixture>() {
+    let mut rig = Rig::<F>::new();
+    let silent = rig.fixture.silent_address();
+    let source = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9)));
+    let sockets: Vec<_> = (0..8).map(|number| rig.connect_from(silent, source.filter(|_| number % 2 == 0))).collect();
+    // With no time to wait: in the simulated world everybody answers sooner or later.
+    for _ in 0..5 {
+        rig.poll(std::time::Duration::ZERO);
+    }
+    assert_eq!(rig.count(|event| matches!(event, Completion::Connected { .. })), 0);
+    for (number, &socket) in sockets.iter().enumerate() {
+        rig.close(socket, if number < 4 { CloseMode::Abort } else { CloseMode::Orderly });
+    }
+    for socket in sockets {
+        rig.expect_connected(socket).expect_err("nobody has answered");
+        rig.expect_closed(socket);
+    }
+    rig.expect_quiet();
     rig.finish();
 }
 

@@ -54,7 +54,7 @@ impl<F: Fixture> Rig<F> {
 
     /// Waits for `Connected`.
     #[track_caller]
-    pub(super) fn expect_connected(&mut self, socket: SocketId) -> io::Result<()> {
+    pub(super) fn expect_connected(&mut self, socket: SocketId) -> io::Result<SocketAddr> {
         let wanted = |event: &Event<F>| matches!(event, Completion::Connected { socket: of, .. } if *of == socket);
         match self.expect("Connected", wanted) {
             Completion::Connected { result, .. } => result,

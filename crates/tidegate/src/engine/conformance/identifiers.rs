@@ -137,7 +137,7 @@ pub(super) fn connecting_beyond_the_configured_sockets_is_refused<F: Fixture>() 
     let (one, _peer_of_one) = rig.pair();
     let (_two, _peer_of_two) = rig.pair();
     let (_, address) = rig.listen();
-    assert_eq!(rig.fixture.engine_mut().connect(address), None);
+    assert_eq!(rig.fixture.engine_mut().connect(address, None), None);
     rig.expect_quiet();
     rig.close_now(one, CloseMode::Orderly);
     rig.turn();

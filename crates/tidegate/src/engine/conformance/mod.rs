@@ -66,7 +66,10 @@ macro_rules! common_cases {
                 a_stream_that_is_dropped_unadopted_is_closed;
             connecting:
                 a_connect_to_a_listener_succeeds_and_carries_bytes_both_ways,
+                a_connect_comes_from_the_source_that_was_asked_for,
+                a_connect_from_a_source_that_cannot_reach_the_target_fails_and_leaves_a_socket_to_close,
                 a_connect_to_nobody_is_refused_and_leaves_a_socket_to_close,
+                a_connect_that_nobody_answers_waits_until_it_is_closed_and_fails_once,
                 a_close_during_a_connect_delivers_connected_before_closed;
             receiving:
                 a_receive_without_data_holds_no_buffer,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::fixture::{Event, Fixture, Peer, StreamOf};
@@ -141,7 +141,12 @@ impl<F: Fixture> Rig<F> {
 
     /// Begins to connect, with a place for the socket.
     pub(super) fn connect(&mut self, address: SocketAddr) -> SocketId {
-        let socket = self.fixture.engine_mut().connect(address).expect("a place for the socket");
+        self.connect_from(address, None)
+    }
+
+    /// As [`connect`](Self::connect), from `source`.
+    pub(super) fn connect_from(&mut self, address: SocketAddr, source: Option<IpAddr>) -> SocketId {
+        let socket = self.fixture.engine_mut().connect(address, source).expect("a place for the socket");
         self.monitor.made(socket, true);
         socket
     }

@@ -32,6 +32,8 @@ pub(super) enum Failure {
     TooManyFiles,
     /// The connection was reset while it waited to be accepted.
     Aborted,
+    /// The source address is not one that can reach the target.
+    AddressNotAvailable,
 }
 
 impl Failure {
@@ -46,6 +48,7 @@ impl Failure {
             Self::Canceled => io::Error::other("operation canceled"),
             Self::TooManyFiles => io::Error::from_raw_os_error(EMFILE),
             Self::Aborted => io::ErrorKind::ConnectionAborted.into(),
+            Self::AddressNotAvailable => io::ErrorKind::AddrNotAvailable.into(),
         }
     }
 }

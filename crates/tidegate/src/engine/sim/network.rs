@@ -6,7 +6,7 @@
 //! stream follows its data; a reset overtakes it and destroys what is unsent and unread at both ends. Data that
 //! arrives where nobody reads any more is answered by a reset.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -14,6 +14,9 @@ use super::endpoint::{Endpoint, EndpointId, Failure, Owner, Path, Phase, StreamB
 use super::fate::{Event, Fate};
 use super::trace::Record;
 use crate::engine::CloseMode;
+
+/// The ports of connections from an address that was asked for.
+const EPHEMERAL_PORTS: std::ops::Range<u16> = 32_768..61_000;
 
 /// All endpoints and listeners of a world.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct Network {
     pub(super) listeners: Vec<NetworkListener>,
     next_port: u16,
     next_client: u32,
+    /// The next port of each source address that somebody has connected from.
+    source_ports: BTreeMap<IpAddr, u16>,
     /// Endpoints whose owners have to be told of a change.
     touched: VecDeque<EndpointId>,
     /// Listeners whose backlogs have grown.
@@ -75,6 +80,7 @@ impl Network {
             listeners: Vec::new(),
             next_port: 20_000,
             next_client: 0,
+            source_ports: BTreeMap::new(),
             touched: VecDeque::new(),
             touched_listeners: VecDeque::new(),
         }
@@ -368,6 +374,14 @@ impl Network {
             }
         };
         SocketAddr::new(ip, 40_000)
+    }
+
+    /// A client address at `source`. All ports of one source are different until they have all been used.
+    pub(super) fn invent_port(&mut self, source: IpAddr) -> SocketAddr {
+        let port = self.source_ports.entry(source).or_insert(EPHEMERAL_PORTS.start);
+        let local = SocketAddr::new(source, *port);
+        *port = if *port + 1 < EPHEMERAL_PORTS.end { *port + 1 } else { EPHEMERAL_PORTS.start };
+        local
     }
 
     pub(super) fn listener_at(&self, address: SocketAddr) -> Option<u32> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use super::endpoint::{EndpointId, Failure};
@@ -91,7 +92,7 @@ impl Ring {
     fn reap_connected(
         &mut self,
         id: SocketId,
-        result: Result<(), Failure>,
+        result: Result<SocketAddr, Failure>,
         network: &mut Network,
         reports: &mut Vec<Report>,
     ) {

@@ -5,7 +5,7 @@
 //! them in life can do so here: data between a cancel and its effect, a close between a completion and its report.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -125,7 +125,7 @@ pub(super) enum Submission {
 /// A completion on its way.
 #[derive(Debug)]
 pub(super) enum Entry {
-    Connected { socket: SocketId, result: Result<(), Failure> },
+    Connected { socket: SocketId, result: Result<SocketAddr, Failure> },
     Filled { socket: SocketId, buffer: u32, length: usize },
     Discarded { socket: SocketId, bytes: usize },
     ReceiveEnded { socket: SocketId, end: End },
@@ -216,8 +216,9 @@ impl Ring {
     }
 
     /// See [`Engine::connect`](crate::engine::Engine::connect).
-    pub(super) fn connect(&mut self, address: SocketAddr) -> Option<SocketId> {
+    pub(super) fn connect(&mut self, address: SocketAddr, source: Option<IpAddr>) -> Option<SocketId> {
         let mut socket = Socket::new(None, Some(address));
+        socket.source = source;
         socket.connect = Operation::Recorded;
         let id = self.open_slot(socket)?;
         self.recorded.push_back(Submission::Connect(id));

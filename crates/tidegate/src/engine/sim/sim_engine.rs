@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -171,8 +171,8 @@ impl Engine for SimEngine {
         }
     }
 
-    fn connect(&mut self, address: SocketAddr) -> Option<SocketId> {
-        self.with(|ring, _| ring.connect(address))
+    fn connect(&mut self, address: SocketAddr, source: Option<IpAddr>) -> Option<SocketId> {
+        self.with(|ring, _| ring.connect(address, source))
     }
 
     fn receive(&mut self, socket: SocketId) -> Result<(), Stale> {

@@ -1,6 +1,6 @@
 //! A socket of a simulated engine: what was asked for, and what the simulated system is doing about it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::endpoint::{EndpointId, Failure};
 use crate::engine::CloseMode;
@@ -96,6 +96,8 @@ pub(super) struct Socket {
     pub endpoint: Option<EndpointId>,
     /// Where a connect goes.
     pub address: Option<SocketAddr>,
+    /// Where it comes from, if the caller has said.
+    pub source: Option<IpAddr>,
     /// What the caller wants of the receiving side.
     pub want: Want,
     /// The receiving side has ended and the caller knows.
@@ -128,6 +130,7 @@ impl Socket {
         Self {
             endpoint,
             address,
+            source: None,
             want: Want::Nothing,
             ended: false,
             receive: Receive::None,

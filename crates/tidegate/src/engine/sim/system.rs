@@ -1,5 +1,6 @@
 //! What the simulated system does with the operations that were handed to it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::endpoint::{EndpointId, Failure, Owner, Phase};
@@ -285,10 +286,19 @@ impl Ring {
         let owner = Owner::Socket { engine: self.number, index: id.index };
         let Some(socket) = self.socket_mut(id) else { return };
         let Some(address) = socket.address else { return };
-        let local = network.invent_address(address);
         socket.connect = Operation::Waiting;
-        socket.endpoint = Some(network.connect(local, address, owner));
+        let reachable = socket.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+        if reachable {
+            let local = match socket.source {
+                Some(source) => network.invent_port(source),
+                None => network.invent_address(address),
+            };
+            socket.endpoint = Some(network.connect(local, address, owner));
+        }
         self.totals.connects.begun += 1;
+        if !reachable {
+            self.end_connect(id, Err(Failure::AddressNotAvailable), network);
+        }
     }
 
     fn attempt_connect(&mut self, id: SocketId, network: &mut Network) {
@@ -297,16 +307,16 @@ impl Ring {
             return;
         }
         let Some(endpoint) = socket.endpoint else { return };
-        let result = match network.get(endpoint).map(|endpoint| endpoint.phase) {
-            Some(Phase::Connecting) => return,
-            Some(Phase::Established) => Ok(()),
-            Some(Phase::Failed(failure)) => Err(failure),
+        let result = match network.get(endpoint).map(|endpoint| (endpoint.phase, endpoint.local)) {
+            Some((Phase::Connecting, _)) => return,
+            Some((Phase::Established, local)) => Ok(local),
+            Some((Phase::Failed(failure), _)) => Err(failure),
             None => Err(Failure::NotConnected),
         };
         self.end_connect(id, result, network);
     }
 
-    fn end_connect(&mut self, id: SocketId, result: Result<(), Failure>, network: &mut Network) {
+    fn end_connect(&mut self, id: SocketId, result: Result<SocketAddr, Failure>, network: &mut Network) {
         if let Some(socket) = self.socket_mut(id) {
             socket.connect = Operation::Ending;
             self.report(Entry::Connected { socket: id, result }, 0, network);

@@ -22,7 +22,7 @@ mod waiting;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -241,9 +241,9 @@ impl Engine for UringEngine {
         }
     }
 
-    fn connect(&mut self, address: SocketAddr) -> Option<SocketId> {
+    fn connect(&mut self, address: SocketAddr, source: Option<IpAddr>) -> Option<SocketId> {
         let id = self.take_place()?;
-        match raw::tcp_socket(&address) {
+        match raw::tcp_socket(&address, source) {
             Ok(descriptor) => {
                 let target = Box::new(KernelAddress::from_std(address));
                 let raw = types::Fd(descriptor.as_raw_fd());

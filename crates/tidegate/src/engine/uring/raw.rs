@@ -72,18 +72,13 @@ pub(super) fn shutdown_write(socket: RawFd) -> io::Result<()> {
 
 /// Makes the coming close send a reset (`SO_LINGER` with time 0).
 pub(super) fn reset_on_close(socket: RawFd) -> io::Result<()> {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: the pointer and size describe `linger`, which lives until the call returns.
-    check(unsafe {
-        libc::setsockopt(
-            socket,
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            (&raw const linger).cast(),
-            size_of::<libc::linger>() as libc::socklen_t,
-        )
-    })
-    .map(drop)
+    set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
+}
+
+fn set_option<T>(socket: RawFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `value`, which lives until the call returns; it is only read.
+    check(unsafe { libc::setsockopt(socket, level, name, std::ptr::from_ref(value).cast(), length) }).map(drop)
 }
 
 /// How many bytes wait in the socket's receive buffer.
@@ -94,12 +89,28 @@ pub(super) fn unread_bytes(socket: RawFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// A non-blocking TCP socket for a connect to `address`, with `TCP_NODELAY`.
-pub(super) fn tcp_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
-    let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+/// A TCP socket for a connect to `address`, with `TCP_NODELAY`, from `source` if that is given.
+pub(super) fn tcp_socket(address: &SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(*address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
     socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        // Or the bind would take a whole port, for every target: this way the connect chooses one.
+        set_option(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
     Ok(OwnedFd::from(socket))
+}
+
+/// The socket's own address.
+pub(super) fn local_address(socket: RawFd) -> io::Result<SocketAddr> {
+    let mut address = KernelAddress::empty();
+    // SAFETY: both pointers are to fields of `address`, which lives until the call returns, and its length is right.
+    check(unsafe { libc::getsockname(socket, (&raw mut address.storage).cast(), &raw mut address.length) })?;
+    Ok(address.to_std())
 }
 
 /// Takes a connection from the backlog of a non-blocking listener; `WouldBlock` when there is none.

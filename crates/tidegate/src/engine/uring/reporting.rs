@@ -8,7 +8,7 @@ use io_uring::cqueue;
 
 use super::kind::{GENERATION_MASK, Kind};
 use super::socket::{Ending, Operation, Watch};
-use super::{UringEngine, UringStream};
+use super::{UringEngine, UringStream, raw};
 use crate::engine::{Completion, SocketId};
 
 impl UringEngine {
@@ -222,7 +222,8 @@ impl UringEngine {
         let socket = &mut self.sockets[index];
         socket.operation = Operation::None;
         let id = socket.id(index);
-        out.push(Completion::Connected { socket: id, result: os_result(result).map(drop) });
+        let result = os_result(result).and_then(|_| raw::local_address(socket.raw()));
+        out.push(Completion::Connected { socket: id, result });
         self.close_if_quiet(index);
     }
 }

@@ -61,3 +61,18 @@ fn a_message_is_accepted_received_sent_back_and_the_socket_closed() {
     assert_eq!(peer.join().expect("the peer ends"), b"hello");
     assert_eq!(engine.arena().outstanding(), 0);
 }
+
+#[test]
+fn a_source_address_takes_no_port_before_the_connect() {
+    let cases = [("127.0.0.1:9", "127.0.0.9"), ("[::1]:9", "::1")];
+    for (target, source) in cases {
+        let (target, source): (SocketAddr, IpAddr) = (target.parse().expect("valid"), source.parse().expect("valid"));
+        if TcpListener::bind((source, 0)).is_err() {
+            eprintln!("skipped: {source} can't be used here");
+            continue;
+        }
+        let socket = raw::tcp_socket(&target, Some(source)).expect("a socket");
+        let local = raw::local_address(socket.as_raw_fd()).expect("an address");
+        assert_eq!(local, SocketAddr::new(source, 0));
+    }
+}

@@ -84,7 +84,7 @@ fn places_are_bounded_and_identifiers_of_closed_sockets_are_stale() {
     bench.engine.accept(bench.listener, 1);
     let Completion::Accepted { stream, .. } = bench.next() else { panic!("not accepted") };
     let stream = bench.engine.adopt(stream).expect_err("the only place is in use");
-    assert_eq!(bench.engine.connect(address()), None);
+    assert_eq!(bench.engine.connect(address(), None), None);
 
     bench.engine.close(first, CloseMode::Orderly).expect("an open socket");
     assert_eq!(bench.engine.receive(first), Err(Stale), "a closing socket takes nothing more");
@@ -187,9 +187,9 @@ fn dropping_the_engine_frees_all_and_ends_the_connections() {
 #[test]
 fn connecting_completes_whatever_happens() {
     let mut bench = Bench::new(Faults::none(), config());
-    let good = bench.engine.connect(address()).expect("a place");
+    let good = bench.engine.connect(address(), None).expect("a place");
     bench.engine.accept(bench.listener, 1);
-    assert!(matches!(bench.next(), Completion::Connected { socket, result: Ok(()) } if socket == good));
+    assert!(matches!(bench.next(), Completion::Connected { socket, result: Ok(_) } if socket == good));
     let Completion::Accepted { stream, .. } = bench.next() else { panic!("not accepted") };
     let server = bench.engine.adopt(stream).expect("a place");
     bench.engine.receive(server).expect("an open socket");
@@ -198,13 +198,13 @@ fn connecting_completes_whatever_happens() {
     assert_eq!(&bench.next_data()[..], b"hello");
 
     let nowhere = "127.0.0.1:9".parse().expect("an address");
-    let bad = bench.engine.connect(nowhere).expect("a place");
+    let bad = bench.engine.connect(nowhere, None).expect("a place");
     let Completion::Connected { result: Err(error), .. } = bench.next() else { panic!("connected") };
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     bench.engine.close(bad, CloseMode::Orderly).expect("an open socket");
     assert!(matches!(bench.next(), Completion::Closed { .. }));
 
-    let canceled = bench.engine.connect(address()).expect("a place");
+    let canceled = bench.engine.connect(address(), None).expect("a place");
     bench.engine.close(canceled, CloseMode::Orderly).expect("an open socket");
     assert!(matches!(bench.next(), Completion::Connected { result: Err(_), .. }));
     assert!(matches!(bench.next(), Completion::Closed { .. }));

@@ -1,0 +1,165 @@
+//! Connections that the server makes itself.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::io_thread::{ConnectFailed, ConnectRequest, NotQueued, OnFailed, Outgoing, ServerShared, Target};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+
+/// A kind of outgoing connections: how they are made, as a [`Listener`](crate::Listener) is how they are accepted.
+/// Given to [`ServerBuilder::client`](crate::ServerBuilder::client).
+#[derive(Clone)]
+pub struct Client {
+    connect_timeout: Duration,
+    on_failed: Option<OnFailed>,
+}
+
+impl Client {
+    /// How long a connect may take by default: long enough for three tries of a TCP handshake (after 1 and 3 s),
+    /// and much less than the two minutes after which Linux gives up.
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// TCP.
+    pub fn tcp() -> Self {
+        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None }
+    }
+
+    /// How long a connect may take, from when an I/O thread has begun it; then it fails with
+    /// [`ConnectError::TimedOut`](crate::ConnectError::TimedOut). [`CONNECT_TIMEOUT`](Self::CONNECT_TIMEOUT) by default.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Calls `tell` for each connection that was asked for and is not coming. It runs on an I/O thread and must not
+    /// block; it may ask for the next connection. A panic in it is logged and harms nobody.
+    pub fn on_failed(mut self, tell: impl Fn(&ConnectFailed) + Send + Sync + 'static) -> Self {
+        self.on_failed = Some(std::sync::Arc::new(tell));
+        self
+    }
+
+    pub(super) fn outgoing(&self) -> Outgoing {
+        Outgoing { connect_timeout: self.connect_timeout, on_failed: self.on_failed.clone() }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Client").field("connect_timeout", &self.connect_timeout).finish_non_exhaustive()
+    }
+}
+
+/// Asks for connections, from any thread. Clones ask for connections of the same [`Client`].
+///
+/// Usable from [`bind`](crate::ServerBuilder::bind) on: what is asked for before the server runs is done when it does. Every
+/// request that is taken has exactly one outcome while the server runs: a handler is made and its
+/// [`on_connect`](crate::Handler::on_connect) called, or [`Client::on_failed`] is.
+#[derive(Clone)]
+pub struct Connector {
+    client: usize,
+    server: std::sync::Arc<OnceLock<Arc<ServerShared>>>,
+}
+
+/// A connection that was not asked for: the request comes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct ConnectRefused {
+    /// What was wanted, unchanged.
+    pub target: Target,
+    /// Why it was not taken.
+    pub reason: ConnectRefusal,
+}
+
+/// Why a request for a connection was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectRefusal {
+    /// As many requests wait as may. For now only.
+    #[error(
+        "{waiting} connects wait for I/O threads that may have {limit} waiting each (Limits::connects_waiting): ask again \
+         when some have been made, or raise the limit"
+    )]
+    QueueFull {
+        /// How many wait: for the I/O thread that was asked for, or for all.
+        waiting: usize,
+        /// How many may, for each I/O thread.
+        limit: usize,
+    },
+    /// There is no such I/O thread.
+    #[error("there is no I/O thread {io_thread}: the server has {threads}, counted from 0 (ServerBuilder::threads)")]
+    NoSuchThread {
+        /// The one that was asked for.
+        io_thread: usize,
+        /// How many there are.
+        threads: usize,
+    },
+    /// The server that the connector belongs to has not been bound.
+    #[error("the server is not bound yet: call ServerBuilder::bind first")]
+    NotBound,
+    /// The server drains, or is over.
+    #[error("the server is draining or over: it makes no more connections")]
+    ServerOver,
+}
+
+impl Connector {
+    pub(super) fn new(client: usize, server: std::sync::Arc<OnceLock<Arc<ServerShared>>>) -> Self {
+        Self { client, server }
+    }
+
+    /// Asks for a connection. Returns at once: the outcome is told to its handler, or to [`Client::on_failed`].
+    ///
+    /// # Errors
+    /// [`ConnectRefused`] gives the target back when the request was not taken, with the reason and its numbers.
+    pub fn connect(&self, target: Target) -> Result<(), ConnectRefused> {
+        self.ask(target).map_err(|reason| ConnectRefused { target, reason })
+    }
+
+    fn ask(&self, target: Target) -> Result<(), ConnectRefusal> {
+        let server = self.server.get().ok_or(ConnectRefusal::NotBound)?;
+        let threads = server.threads.len();
+        let request = ConnectRequest { target, client: self.client };
+        let chosen = match target.io_thread {
+            Some(io_thread) if io_thread >= threads => {
+                return Err(ConnectRefusal::NoSuchThread { io_thread, threads });
+            }
+            Some(io_thread) => io_thread..io_thread + 1,
+            None => 0..threads,
+        };
+        let mut closed = false;
+        // The least busy one, and any other if its queue is full.
+        for number in std::iter::once(least_busy(server, chosen.clone())).chain(chosen.clone()) {
+            let thread = &server.threads[number];
+            let result = thread.connects.push(request);
+            thread.waker.wake();
+            match result {
+                Ok(()) => return Ok(()),
+                Err(NotQueued::Full) => {}
+                Err(NotQueued::Closed) => closed = true,
+            }
+        }
+        if closed {
+            return Err(ConnectRefusal::ServerOver);
+        }
+        let queues = chosen.map(|number| &server.threads[number].connects);
+        let limit = server.threads[0].connects.capacity();
+        Err(ConnectRefusal::QueueFull { waiting: queues.map(|queue| queue.len()).sum(), limit })
+    }
+}
+
+/// The I/O thread with the fewest connections, those that wait to be made included.
+fn least_busy(server: &ServerShared, threads: std::ops::Range<usize>) -> usize {
+    let load = |number: &usize| {
+        let thread = &server.threads[*number];
+        thread.connections.load(Ordering::Relaxed) as usize + thread.connects.len()
+    };
+    let first = threads.start;
+    threads.min_by_key(load).unwrap_or(first)
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Connector").field("client", &self.client).finish_non_exhaustive()
+    }
+}
