@@ -5,7 +5,7 @@ mod common;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{DEADLINE, Ended, Program, serve, tidegate};
 use rustix::process::Signal;
@@ -217,7 +217,8 @@ fn a_refused_port_is_counted_and_ends_with_status_1() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there are ports");
     let address = listener.local_addr().expect("it is bound");
     drop(listener);
-    let report = load(address, &["-c", "7", "-d", "10s"], 1);
+    let (report, ended) = report(start(address, &["-c", "7", "-d", "10s"]), 1);
+    assert!(ended.stderr.contains("7 of 7 were refused"), "{ended:?}");
     assert_eq!((number(&report, "connections_attempted"), number(&report, "refused")), (7, 7), "{report}");
     assert_eq!((number(&report, "connected"), number(&report, "failed")), (0, 0), "{report}");
     assert!(report["latency_us"]["p50"].is_null(), "{report}");
@@ -260,7 +261,7 @@ fn a_server_that_drains_in_the_middle_loses_no_answer() {
 
 /// Waits until the server has so many descriptors, and the load has been on for a while.
 fn wait_until_loaded(server: &Program, descriptors: usize, load: &Program) {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while server.descriptors() < descriptors {
         assert!(begun.elapsed() < DEADLINE, "nobody connects");
         std::thread::yield_now();
@@ -342,6 +343,26 @@ fn connections_come_from_several_addresses() {
     for source in 1..=4 {
         assert!(server.stderr.contains(&format!("peer=127.0.0.{source}:")), "{server:?}");
     }
+}
+
+#[test]
+fn connections_are_begun_at_their_rate() {
+    let server = serve(&["echo"]);
+    let begun = Instant::now();
+    let report = load(server.address(), &["-c", "0", "--silent", "21", "--connect-rate", "20", "-d", "10ms"], 0);
+    assert_eq!(report["connected"], 21, "{report}");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(1), "the last is begun after a second, not {took:?}");
+}
+
+#[test]
+fn a_chargen_server_copes_with_those_that_never_read() {
+    let server = serve(&["chargen"]);
+    let arguments = ["--expect", "chargen", "-c", "2", "--never-read", "3", "--silent", "1", "-d", "300ms"];
+    let report = load(server.address(), &arguments, 0);
+    assert_eq!((number(&report, "connected"), number(&report, "mismatches")), (6, 0), "{report}");
+    assert!(number(&report, "messages") > 0, "{report}");
+    server.drained();
 }
 
 #[test]

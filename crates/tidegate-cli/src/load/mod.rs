@@ -124,7 +124,11 @@ fn load(plan: &Plan, progress: Progress) -> Result<Outcome, Failure> {
     for lane in lanes.iter() {
         outcome.add(&lane.lock());
     }
-    for text in [board.first_failure(), outcome.first_mismatch.clone()].into_iter().flatten() {
+    let nobody = (outcome.counts.connected == 0).then(|| {
+        let counts = &outcome.counts;
+        format!("nobody connected to {}: {} of {} were refused", plan.target, counts.refused, counts.attempted)
+    });
+    for text in [nobody, board.first_failure(), outcome.first_mismatch.clone()].into_iter().flatten() {
         say_on_stderr(format!("tidegate: {text}\n"));
     }
     Ok(outcome)
@@ -205,7 +209,7 @@ impl Conductor<'_> {
                 return false;
             }
             self.board.attempted();
-            if connector.connect(target.clone()).is_ok() {
+            if connector.connect(target).is_ok() {
                 return true;
             }
             // The queue of the thread is full: it begins some each turn.
