@@ -7,13 +7,14 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate::{EngineChoice, MinProgress};
 
+use crate::load::arguments::LoadOptions;
 use crate::size::Size;
 use crate::span::{Limit, Span, parse_optional, parse_progress};
 
 /// The most I/O threads that can be asked for: more than any machine has use for, so a typing error is caught.
 const THREADS_MAX: usize = 1024;
 
-/// TCP servers whose limits are promises.
+/// TCP servers whose limits are promises, and a client that tries them.
 #[derive(Parser, Debug)]
 #[command(name = "tidegate", version, about, long_about = None)]
 pub(crate) struct Arguments {
@@ -26,6 +27,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Serve one of the small services until SIGTERM or SIGINT
     Serve(ServeOptions),
+    /// Load a server with many connections, measure how it answers and check what
+    Load(LoadOptions),
 }
 
 /// How to serve.
@@ -162,7 +165,7 @@ impl ServeOptions {
     }
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "it must be an IP address with a port, such as 127.0.0.1:7007 or [::1]:7007".into())
 }
 
@@ -184,8 +187,10 @@ mod tests {
 
     fn options(arguments: &[&str]) -> ServeOptions {
         let all = ["tidegate", "serve", "echo"].iter().chain(arguments);
-        let Command::Serve(options) = Arguments::try_parse_from(all).expect("valid arguments").command;
-        options
+        match Arguments::try_parse_from(all).expect("valid arguments").command {
+            Command::Serve(options) => options,
+            other => panic!("another command: {other:?}"),
+        }
     }
 
     #[test]

@@ -50,6 +50,22 @@ pub(crate) fn connections(asked: Option<u32>, descriptors: u64) -> Result<u32, S
     }
 }
 
+/// Whether `descriptors` carry `connections` that this program makes.
+///
+/// # Errors
+/// A text with the numbers when they don't.
+pub(crate) fn check_for(connections: u32, descriptors: u64) -> Result<(), String> {
+    let wanted = u64::from(connections) + RESERVED;
+    if wanted <= descriptors {
+        return Ok(());
+    }
+    Err(format!(
+        "{connections} connections need {wanted} descriptors ({RESERVED} of them for other things), but the hard limit is \
+         {descriptors}: raise it (ulimit -n {wanted}), or make at most {} connections",
+        descriptors.saturating_sub(RESERVED)
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +83,15 @@ mod tests {
     fn what_the_descriptors_carry_is_granted_and_one_more_is_not() {
         assert_eq!(connections(Some(960), 1024), Ok(960));
         let text = connections(Some(961), 1024).expect_err("too many");
+        for part in ["961", "1025", "1024", "ulimit -n", "at most 960"] {
+            assert!(text.contains(part), "{part} is missing: {text}");
+        }
+    }
+
+    #[test]
+    fn connections_to_be_made_are_checked_against_the_limit() {
+        assert_eq!(check_for(960, 1024), Ok(()));
+        let text = check_for(961, 1024).expect_err("too many");
         for part in ["961", "1025", "1024", "ulimit -n", "at most 960"] {
             assert!(text.contains(part), "{part} is missing: {text}");
         }

@@ -26,12 +26,12 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Starts writing the log of the whole program. What is written is chosen by `RUST_LOG`; by default, `info` and up.
+    /// Starts writing the log of the whole program. What is written is chosen by `RUST_LOG`; by default, `level` and up.
     ///
     /// # Errors
     /// A text, when `RUST_LOG` can't be understood.
-    pub(crate) fn start(format: LogFormat) -> Result<Self, String> {
-        let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    pub(crate) fn start(format: LogFormat, level: LevelFilter) -> Result<Self, String> {
+        let filter = EnvFilter::builder().with_default_directive(level.into());
         let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
             Ok(directives) => {
                 filter.parse(&directives).map_err(|error| format!("can't understand RUST_LOG={directives}: {error}"))?

@@ -1,11 +1,12 @@
-//! The program `tidegate`: servers on the Tidegate framework, and what it takes to run them.
+//! The program `tidegate`: servers on the Tidegate framework, and what it takes to run them and to load them.
 //!
-//! Exit status: 0 after a drained run, 1 when the machine refuses something (an address, descriptors, memory), 2 for
-//! arguments that make no sense, 128 + its number when a second signal ends the program.
+//! Exit status: 0 after a drained run or a load that went well, 1 when the machine refuses something (an address,
+//! descriptors, memory) or a load found faults, 2 for arguments that make no sense, 128 + its number when a second signal ends the program.
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod descriptors;
+mod load;
 mod logging;
 mod serve;
 mod signals;
@@ -25,6 +26,8 @@ enum Failure {
     Usage(String),
     /// The machine refuses: exit status 1.
     Refused(String),
+    /// What was wrong is in the report that was printed: exit status 1.
+    Reported,
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     };
     let outcome = match arguments.command {
         Command::Serve(options) => serve::run(&options),
+        Command::Load(options) => load::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,5 +54,6 @@ fn main() -> ExitCode {
             logging::say_on_stderr(format!("tidegate: {text}\n"));
             ExitCode::from(1)
         }
+        Err(Failure::Reported) => ExitCode::from(1),
     }
 }

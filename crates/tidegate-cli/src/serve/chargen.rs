@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tidegate::{Buffer, CloseReason, Connection, Handler, Refusal, Sent};
 
 /// The length of a line, its newline included.
-const LINE_BYTES: usize = 64;
+pub(crate) const LINE_BYTES: usize = 64;
 
 /// The digits of a line's number: as many as the largest `u64` has.
-const DIGITS: usize = 20;
+pub(crate) const DIGITS: usize = 20;
 
 /// What follows the number.
 const FILLER: &[u8; LINE_BYTES - DIGITS] = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOP\n";
@@ -84,7 +84,7 @@ impl Handler for Chargen {
 }
 
 /// `count` lines from line `first` on.
-fn lines(first: u64, count: u64) -> Vec<u8> {
+pub(crate) fn lines(first: u64, count: u64) -> Vec<u8> {
     // Exactly as large as it is filled: capacity is what is charged.
     let mut text = Vec::with_capacity(count as usize * LINE_BYTES);
     for offset in 0..count {

@@ -1,6 +1,6 @@
 //! `tidegate serve`: one of the small services on one or more listeners, until a signal drains it.
 
-mod chargen;
+pub(crate) mod chargen;
 mod counters;
 mod discard;
 mod echo;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidegate::{BindError, Bound, Limits, Listener, Report, Server, ServerBuilder};
+use tracing_subscriber::filter::LevelFilter;
 
 use self::chargen::Chargen;
 use self::counters::Counters;
@@ -32,7 +33,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), Failure> {
     if let Some(address) = options.repeated_address() {
         return Err(Failure::Usage(format!("--listen {address} is given twice")));
     }
-    let log = Log::start(options.log).map_err(Failure::Usage)?;
+    let log = Log::start(options.log, LevelFilter::INFO).map_err(Failure::Usage)?;
     let outcome = serve(options);
     log.finish();
     outcome
