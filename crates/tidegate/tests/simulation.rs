@@ -37,6 +37,10 @@ fn in_hundreds_of_hostile_worlds_every_byte_comes_back_in_order_or_the_connectio
         "closed_by_handle",
         "aborted_by_handle",
         "handler_panicked",
+        "first_byte_timeout",
+        "idle_timeout",
+        "send_too_slow",
+        "receive_too_slow",
     ];
     for reason in expected {
         assert!(reasons[reason] > 0, "no connection ended as {reason}: {reasons:?}");

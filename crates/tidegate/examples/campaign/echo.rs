@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidegate::sim::{Client, Next, Peer, Simulation, Violation};
 use tidegate::{
-    Buffer, Connection, ConnectionHandle, Handler, Limits, Listener, Payload, Refusal, Report, Server, Time,
+    Buffer, CloseReason, Connection, ConnectionHandle, Handler, Limits, Listener, MinProgress, Payload, Refusal,
+    Report, Server, Time,
 };
 
 /// What came of one run.
@@ -22,14 +24,23 @@ pub struct Outcome {
 ///
 /// # Errors
 /// The violation, which carries the seed and the last events.
+///
+/// # Panics
+/// When a connection ends for a reason that doesn't fit what happened to it.
 pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Violation> {
     let mut simulation = Simulation::hostile(seed);
     simulation.keep_trace(trace_events);
+    let impatient = simulation.random_below(3) == 0;
+    let limits = limits(&simulation, impatient);
+    let witness = Witness { limits: Arc::new(limits.clone()), ..Witness::default() };
+    let (first, second, third) = (witness.clone(), witness.clone(), witness.clone());
     let server = Server::builder()
-        .limits(limits(&simulation))
-        .listen(Listener::tcp(([10, 0, 0, 1], 7007).into()), |_| Echo)
-        .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()), |_| Later::default())
-        .listen(Listener::tcp(([10, 0, 0, 1], 7009).into()), |_| Moody::default());
+        .limits(limits)
+        .listen(Listener::tcp(([10, 0, 0, 1], 7007).into()), move |_| Echo {
+            witness: Witness { prompt: true, ..first.clone() },
+        })
+        .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()), move |_| Later::new(second.clone()))
+        .listen(Listener::tcp(([10, 0, 0, 1], 7009).into()), move |_| Moody { handle: None, witness: third.clone() });
     let addresses = match simulation.serve(server) {
         Ok(addresses) => addresses,
         Err(error) => panic!("seed {seed}: {error}"),
@@ -38,17 +49,36 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         let service = simulation.random_below(3) as usize;
         let address = addresses[service];
         let after = Duration::from_micros(simulation.random_below(2_000_000));
-        let client = EchoClient::new(&simulation, service == 2);
+        let client = EchoClient::new(&simulation, service == 2 || impatient);
         simulation.client(address, after, client);
     }
     let report = simulation.run()?;
+    let unfit = witness.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+    assert!(unfit.is_empty(), "seed {seed}: {}", unfit.join("; "));
     let outcome = Outcome { report, hash: simulation.trace_hash(), events: simulation.trace_count() };
     Ok((outcome, simulation))
 }
 
-/// Limits small enough to be reached.
-fn limits(simulation: &Simulation) -> Limits {
+/// Limits small enough to be reached; those of time only with an impatient server.
+fn limits(simulation: &Simulation, impatient: bool) -> Limits {
     let queue = 16_384 << simulation.random_below(3);
+    let sometimes = |millis: u64| {
+        let after = Duration::from_millis(20 + simulation.random_below(millis));
+        (simulation.random_below(4) > 0).then_some(after)
+    };
+    let progress = |within: Duration| MinProgress::new(1 + simulation.random_below(5_000), within);
+    let patient = Limits::default();
+    let times = match impatient {
+        false => patient,
+        true => Limits {
+            first_byte_timeout: sometimes(2_000),
+            idle_timeout: sometimes(2_000),
+            min_send_progress: sometimes(1_000).map(progress),
+            min_receive_rate: sometimes(1_000).map(progress),
+            sends_outstanding: 1 + simulation.random_below(6) as u32,
+            ..patient
+        },
+    };
     Limits {
         max_connections: 3 + simulation.random_below(20) as u32,
         receive_buffers: 2 + simulation.random_below(30) as u32,
@@ -61,32 +91,83 @@ fn limits(simulation: &Simulation) -> Limits {
         send_queue_messages: 2 + simulation.random_below(60) as u32,
         high_mark_bytes: queue / 2,
         low_mark_bytes: queue / 4,
-        ..Limits::default()
+        ..times
+    }
+}
+
+/// Sees what happens to a connection, and whether the reason of its end fits.
+#[derive(Clone, Default)]
+struct Witness {
+    heard: u64,
+    sent: u64,
+    /// What is heard is sent back at once.
+    prompt: bool,
+    limits: Arc<Limits>,
+    /// The ends that didn't fit, over all connections.
+    unfit: Arc<Mutex<Vec<String>>>,
+}
+
+impl Witness {
+    fn ends(&self, reason: &CloseReason) {
+        let limits = &self.limits;
+        let default = Limits::default();
+        let fits = match reason {
+            CloseReason::FirstByteTimeout => {
+                limits.first_byte_timeout != default.first_byte_timeout && (self.heard, self.sent) == (0, 0)
+            }
+            CloseReason::IdleTimeout => {
+                limits.idle_timeout != default.idle_timeout && (!self.prompt || self.sent == self.heard)
+            }
+            CloseReason::SendTooSlow => limits.min_send_progress != default.min_send_progress && self.sent < self.heard,
+            CloseReason::ReceiveTooSlow => limits.min_receive_rate.is_some() && self.heard > 0,
+            // The system is never out of memory for 10 s.
+            CloseReason::SystemMemory => false,
+            _ => true,
+        };
+        if !fits {
+            let what = format!("ended as {reason} with {} bytes heard, {} sent, {limits:?}", self.heard, self.sent);
+            self.unfit.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+        }
     }
 }
 
 /// Sends back what comes.
-struct Echo;
+struct Echo {
+    witness: Witness,
+}
 
 impl Handler for Echo {
     type Message = Infallible;
 
     fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {
+        self.witness.heard += data.len() as u64;
         if let Err(refused) = connection.send(data) {
             panic!("an echo was refused: {refused}");
         }
     }
+
+    fn on_sent(&mut self, _connection: &mut Connection<'_>, bytes: usize) {
+        self.witness.sent += bytes as u64;
+    }
+
+    fn on_close(self, reason: &CloseReason) {
+        self.witness.ends(reason);
+    }
 }
 
 /// Sends back what comes, a little later: holds buffers meanwhile, and doesn't read while it holds many.
-#[derive(Default)]
 struct Later {
     held: VecDeque<Payload>,
     peer_finished: bool,
+    witness: Witness,
 }
 
 impl Later {
     const HELD_MAX: usize = 3;
+
+    fn new(witness: Witness) -> Self {
+        Self { held: VecDeque::new(), peer_finished: false, witness }
+    }
 
     /// Sends what is held, as far as it is taken; the rest waits for `on_writable`.
     fn send_held(&mut self, connection: &mut Connection<'_>) {
@@ -110,6 +191,7 @@ impl Handler for Later {
     type Message = Infallible;
 
     fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {
+        self.witness.heard += data.len() as u64;
         self.held.push_back(data.into());
         if self.held.len() >= Self::HELD_MAX {
             connection.pause_read();
@@ -130,12 +212,20 @@ impl Handler for Later {
         self.peer_finished = true;
         self.send_held(connection);
     }
+
+    fn on_sent(&mut self, _connection: &mut Connection<'_>, bytes: usize) {
+        self.witness.sent += bytes as u64;
+    }
+
+    fn on_close(self, reason: &CloseReason) {
+        self.witness.ends(reason);
+    }
 }
 
 /// Sends back what comes until it loses patience: then it ends the connection in one of the ways there are.
-#[derive(Default)]
 struct Moody {
     handle: Option<ConnectionHandle<Mood>>,
+    witness: Witness,
 }
 
 /// What a moody handler tells itself by its mailbox, as another thread would.
@@ -157,6 +247,7 @@ impl Handler for Moody {
     }
 
     fn on_read(&mut self, connection: &mut Connection<'_, Mood>, data: Buffer) {
+        self.witness.heard += data.len() as u64;
         if let Err(refused) = connection.send(data) {
             // After a half-close of our own nothing more is taken.
             assert_eq!(refused.why, Refusal::Closing, "an echo was refused");
@@ -188,6 +279,14 @@ impl Handler for Moody {
             Mood::Finish => connection.shutdown(),
             Mood::Panic => panic!("{PLANNED}"),
         }
+    }
+
+    fn on_sent(&mut self, _connection: &mut Connection<'_, Mood>, bytes: usize) {
+        self.witness.sent += bytes as u64;
+    }
+
+    fn on_close(self, reason: &CloseReason) {
+        self.witness.ends(reason);
     }
 }
 

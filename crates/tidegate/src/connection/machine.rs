@@ -1,86 +1,13 @@
 //! The state machine of one connection.
 
-use std::fmt;
 use std::io;
 
-use super::CloseReason;
+use super::marks::{Mark, Marks};
 use super::messages::{List, MESSAGE_OVERHEAD_BYTES, Pools};
+use super::{CloseReason, Refusal, Refused, Sent};
 use crate::engine::CloseMode;
 use crate::memory::{Buffer, Gather, Payload, Piece};
 use crate::time::Time;
-
-/// What became of a message that was taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Sent {
-    /// It is in the queue, and there is room for more.
-    Queued,
-    /// It is in the queue, which is now above its high mark: reading has paused; better wait for `on_writable`.
-    OverMark,
-}
-
-/// A message that was not taken, with the reason. Nothing of it was sent.
-pub struct Refused {
-    /// The message, unchanged.
-    pub payload: Payload,
-    /// Why it was not taken.
-    pub why: Refusal,
-}
-
-/// Why a message was not taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// The connection's queue is full for now: `on_writable` comes when there is room.
-    #[error(
-        "the send queue holds {queued_bytes} of {limit_bytes} bytes in {queued_messages} of {limit_messages} messages"
-    )]
-    Full {
-        /// Bytes in the queue.
-        queued_bytes: usize,
-        /// The most it may hold.
-        limit_bytes: usize,
-        /// Messages in the queue.
-        queued_messages: u32,
-        /// The most it may hold.
-        limit_messages: u32,
-    },
-    /// The server's send memory is used up for now: `on_writable` comes when there is some.
-    #[error("{wanted_bytes} bytes of send memory wanted, {free_bytes} of {total_bytes} free")]
-    NoMemory {
-        /// What the message would take.
-        wanted_bytes: usize,
-        /// What is free.
-        free_bytes: usize,
-        /// What there is in all.
-        total_bytes: usize,
-    },
-    /// The message is larger than the queue, or than all send memory that the connection could get: it can never be taken.
-    #[error("a message that takes {bytes} bytes never fits: the most is {limit_bytes}")]
-    TooLarge {
-        /// What the message would take.
-        bytes: usize,
-        /// The most the queue may hold, or the most send memory there is for a connection.
-        limit_bytes: usize,
-    },
-    /// The connection is being closed, or has finished sending.
-    #[error("the connection no longer sends")]
-    Closing,
-}
-
-impl fmt::Debug for Refused {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Refused").field("why", &self.why).field("bytes", &self.payload.len()).finish()
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.why.fmt(formatter)
-    }
-}
-
-impl std::error::Error for Refused {}
 
 /// Data for the handler, with send memory charged ahead so that a reply is sure to be taken.
 #[derive(Debug)]
@@ -116,7 +43,7 @@ pub(crate) enum Step {
 
 /// How far the life of a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Life {
+pub(super) enum Life {
     /// The handler is served. Either side may have half-closed.
     Open,
     /// Closing: what is queued is sent, what comes is thrown away.
@@ -129,58 +56,37 @@ enum Life {
     Closed,
 }
 
-/// The state of one connection. See the [module](super).
+/// The state of one connection. See the [module](super). What has to do with time is in [`pace`](super::pace).
 #[derive(Debug)]
 pub(crate) struct Machine {
-    life: Life,
-    reason: Option<CloseReason>,
+    pub(super) life: Life,
+    pub(super) reason: Option<CloseReason>,
+    pub(super) marks: Marks,
     /// What waits to be sent. Whole messages, never begun.
-    queue: List,
+    pub(super) queue: List,
     queue_bytes: usize,
     /// What was received and waits for the handler.
-    inbox: List,
+    pub(super) inbox: List,
     /// What is charged to send memory for this connection, the floor included.
     charged_bytes: usize,
-    /// While an `on_writable` is owed: the smallest message that was refused because the queue was full, in bytes.
-    wanted_bytes: usize,
+    /// While an `on_writable` is owed: the smallest message that was refused because the queue was full, in bytes. Queues have fewer
+    /// than 2^32.
+    wanted_bytes: u32,
+    /// What the system has taken since `paced`, in bytes, or as many as can be counted.
+    pub(super) taken_bytes: u32,
     /// What the system has not taken of the last send; goes out first.
-    unsent: Option<Box<Gather>>,
+    pub(super) unsent: Option<Box<Gather>>,
     /// When the peer last took something, or, if nothing waited then, when something began to wait.
-    progressed: Time,
-    /// When the present state of life must end.
-    deadline: Time,
-    /// Bytes thrown away while lingering.
-    discarded_bytes: u64,
-    marks: Marks,
-}
-
-/// Small facts, kept together.
-#[derive(Clone, Copy, Default, Debug)]
-struct Marks {
-    /// The handler asked for a pause.
-    paused_by_handler: bool,
-    /// The queue passed its high mark and has not come down to the low one.
-    over_mark: bool,
-    /// Waits in line for send memory.
-    waits_for_memory: bool,
-    /// The handler is owed an `on_writable`.
-    owes_writable: bool,
-    /// The engine was asked for data.
-    receiving: bool,
-    /// The engine was told to throw away.
-    discarding: bool,
-    /// The engine reported the end of the stream.
-    peer_finished: bool,
-    /// ... and the handler knows.
-    peer_finish_told: bool,
-    /// The handler half-closed.
-    shutdown_wanted: bool,
-    /// The engine was told.
-    shutdown_told: bool,
-    /// The engine has done it.
-    shutdown_done: bool,
-    /// A send is with the engine.
-    sending: bool,
+    pub(super) progressed: Time,
+    /// When the present period of `min_send_progress` began; while the pace is held, how much of it had passed.
+    pub(super) paced: Time,
+    /// When a byte last went, either way; before the first, when the connection began.
+    pub(super) active: Time,
+    /// While open, when the present period of `min_receive_rate` began ([`Time::MAX`]: it hasn't), or, while the server doesn't
+    /// ask for data, how much of it had passed. Afterwards, when the present state of life must end.
+    pub(super) term: Time,
+    /// While open, bytes received in the present period of `min_receive_rate`; afterwards, bytes thrown away.
+    pub(super) counted_bytes: u64,
 }
 
 impl Machine {
@@ -189,16 +95,19 @@ impl Machine {
         Self {
             life: Life::Open,
             reason: None,
+            marks: Marks::of(&[Mark::Rearm]),
             queue: List::default(),
             queue_bytes: 0,
             inbox: List::default(),
             charged_bytes: 0,
             wanted_bytes: 0,
+            taken_bytes: 0,
             unsent: None,
             progressed: now,
-            deadline: Time::MAX,
-            discarded_bytes: 0,
-            marks: Marks::default(),
+            paced: now,
+            active: now,
+            term: Time::MAX,
+            counted_bytes: 0,
         }
     }
 }
@@ -213,7 +122,7 @@ impl Machine {
         now: Time,
         pools: &mut Pools,
     ) -> Result<Sent, Refused> {
-        if self.life != Life::Open || self.marks.shutdown_wanted {
+        if self.life != Life::Open || self.marks.has(Mark::ShutdownWanted) {
             return Err(Refused { payload, why: Refusal::Closing });
         }
         if payload.is_empty() {
@@ -241,14 +150,14 @@ impl Machine {
         let from_credit = charge_bytes.min(*credit_bytes);
         if let Err(why) = self.charge(charge_bytes - from_credit, pools) {
             self.owe_writable(0);
-            self.marks.waits_for_memory = true;
+            self.marks.set(Mark::WaitsForMemory, true);
             return Err(Refused { payload, why });
         }
         *credit_bytes -= from_credit;
         let piece = Piece { payload, charge_bytes, held_bytes };
-        if self.queue.is_empty() && !self.marks.sending {
+        if self.queue.is_empty() && !self.marks.has(Mark::Sending) {
             if self.unsent.is_none() {
-                self.progressed = now;
+                self.begin_to_wait(now);
             }
             // Nothing is in flight and nothing waits before it: it goes out with the next send, without a turn in the queue.
             let gather = self.unsent.get_or_insert_with(|| pools.gather());
@@ -260,7 +169,7 @@ impl Machine {
         self.queue_bytes += held_bytes;
         pools.messages.push(&mut self.queue, piece);
         if self.queue_bytes > pools.flow.high_mark_bytes || self.queue.count > pools.flow.high_mark_messages() {
-            self.marks.over_mark = true;
+            self.marks.set(Mark::QueueHigh, true);
             self.owe_writable(0);
         }
         Ok(self.sent_mark())
@@ -268,23 +177,22 @@ impl Machine {
 
     /// Finish sending: the peer sees the end of the stream after what is queued.
     pub(crate) fn shutdown(&mut self) {
-        self.marks.shutdown_wanted = true;
+        self.marks.set(Mark::ShutdownWanted, true);
     }
 
     /// Stop serving the handler; send what is queued, then end in order.
     pub(crate) fn close(&mut self, reason: CloseReason, now: Time, pools: &mut Pools) {
         if self.life == Life::Open {
             self.reason.get_or_insert(reason);
-            self.marks.shutdown_wanted = true;
+            self.marks.set(Mark::ShutdownWanted, true);
             self.empty_inbox(pools);
-            if self.marks.shutdown_done {
+            if self.marks.has(Mark::ShutdownDone) {
                 // The handler had half-closed before: no end of a half-close will come any more to begin lingering, and the
                 // peer may have finished without the handler having been told.
                 self.linger(now, pools);
                 self.end_if_both_finished(pools);
             } else {
-                self.life = Life::Draining;
-                self.deadline = now + pools.flow.close_timeout;
+                self.outlive(Life::Draining, now + pools.flow.close_timeout);
             }
         }
     }
@@ -309,12 +217,12 @@ impl Machine {
 
     /// No more `on_read` until [`resume_read`](Self::resume_read).
     pub(crate) fn pause_read(&mut self) {
-        self.marks.paused_by_handler = true;
+        self.marks.set(Mark::PausedByHandler, true);
     }
 
     /// Read again.
     pub(crate) fn resume_read(&mut self) {
-        self.marks.paused_by_handler = false;
+        self.marks.set(Mark::PausedByHandler, false);
     }
 }
 
@@ -322,11 +230,12 @@ impl Machine {
 impl Machine {
     /// Data came. Returns it if the handler is to have it at once; otherwise it is kept or, when nobody wants it any
     /// more, dropped.
-    pub(crate) fn received(&mut self, buffer: Buffer, owner: u32, pools: &mut Pools) -> Option<Delivery> {
+    pub(crate) fn received(&mut self, buffer: Buffer, owner: u32, now: Time, pools: &mut Pools) -> Option<Delivery> {
         if self.life != Life::Open {
             self.discarded(buffer.len(), pools);
             return None;
         }
+        self.heard(buffer.len(), now, &pools.flow);
         if self.inbox.is_empty()
             && let Some(credit_bytes) = self.begin_delivery(buffer.len(), pools)
         {
@@ -355,21 +264,27 @@ impl Machine {
 
     /// The peer has finished sending.
     pub(crate) fn peer_finished(&mut self, pools: &mut Pools) {
-        self.marks.peer_finished = true;
-        self.marks.receiving = false;
+        self.marks.set(Mark::PeerFinished, true);
+        self.marks.set(Mark::Receiving, false);
         self.end_if_both_finished(pools);
     }
 
     /// Receiving failed.
-    pub(crate) fn receive_failed(&mut self, error: &io::Error, pools: &mut Pools) {
-        self.marks.receiving = false;
+    pub(crate) fn receive_failed(&mut self, error: &io::Error, now: Time, pools: &mut Pools) {
+        if self.outlasts(error) {
+            return self.receive_again_later(now);
+        }
+        self.marks.set(Mark::Receiving, false);
         self.end(CloseReason::from_error(error), CloseMode::Abort, pools);
     }
 
     /// Input was thrown away.
     pub(crate) fn discarded(&mut self, bytes: usize, pools: &mut Pools) {
-        self.discarded_bytes += bytes as u64;
-        if self.discarded_bytes > pools.flow.linger_bytes && self.life == Life::Lingering {
+        if matches!(self.life, Life::Draining | Life::Lingering) {
+            self.counted_bytes += bytes as u64;
+            self.marks.set(Mark::ReceiveShort, false);
+        }
+        if self.counted_bytes > pools.flow.linger_bytes && self.life == Life::Lingering {
             // The peer talks on after we have finished: waiting longer would only serve it.
             self.end(CloseReason::Finished, CloseMode::Orderly, pools);
         }
@@ -383,16 +298,16 @@ impl Machine {
         now: Time,
         pools: &mut Pools,
     ) -> usize {
-        debug_assert!(self.marks.sending && self.unsent.is_none(), "a send ended that was not begun");
-        self.marks.sending = false;
+        debug_assert!(self.marks.has(Mark::Sending) && self.unsent.is_none(), "a send ended that was not begun");
+        self.marks.set(Mark::Sending, false);
+        pools.sends.end();
         let taken = *result.as_ref().unwrap_or(&0);
         let mut refund = 0;
         gather.advance(taken, |piece| refund += piece.charge_bytes);
-        if taken > 0 {
-            self.progressed = now;
-        }
-        if let Err(error) = &result {
-            self.end(CloseReason::from_error(error), CloseMode::Abort, pools);
+        match &result {
+            Ok(_) => self.took(taken, gather.is_empty(), now, &pools.flow),
+            Err(error) if self.outlasts(error) => self.send_again_later(),
+            Err(error) => self.end(CloseReason::from_error(error), CloseMode::Abort, pools),
         }
         if matches!(self.life, Life::Closing(_) | Life::Closed) {
             gather.clear(|piece| refund += piece.charge_bytes);
@@ -400,7 +315,7 @@ impl Machine {
         self.refund(refund, pools);
         if self.charged_bytes + pools.reply_charge_bytes() <= pools.flow.floor_bytes {
             // What was sent has made room in the connection's own floor: no need to stand in line.
-            self.marks.waits_for_memory = false;
+            self.marks.set(Mark::WaitsForMemory, false);
         }
         if gather.is_empty() {
             pools.recycle(gather);
@@ -414,7 +329,7 @@ impl Machine {
     pub(crate) fn write_shut(&mut self, result: io::Result<()>, now: Time, pools: &mut Pools) {
         match result {
             Ok(()) => {
-                self.marks.shutdown_done = true;
+                self.marks.set(Mark::ShutdownDone, true);
                 if self.life == Life::Draining {
                     self.linger(now, pools);
                 }
@@ -428,26 +343,9 @@ impl Machine {
         }
     }
 
-    /// The time is [`deadline`](Self::deadline).
-    pub(crate) fn deadline_passed(&mut self, now: Time, pools: &mut Pools) {
-        if now < self.deadline {
-            return;
-        }
-        self.deadline = Time::MAX;
-        match self.life {
-            Life::Draining => {
-                // What was promised to be sent is lost: that is worth more than the reason why it was closed.
-                self.reason = Some(CloseReason::CloseTimeout);
-                self.end(CloseReason::CloseTimeout, CloseMode::Abort, pools);
-            }
-            Life::Lingering => self.end(CloseReason::Finished, CloseMode::Orderly, pools),
-            Life::Open | Life::Closing(_) | Life::Closed => {}
-        }
-    }
-
     /// There is send memory again.
     pub(crate) fn memory_is_back(&mut self) {
-        self.marks.waits_for_memory = false;
+        self.marks.set(Mark::WaitsForMemory, false);
     }
 
     /// The engine has closed the socket: everything must have come back.
@@ -466,7 +364,7 @@ impl Machine {
 /// What is to be done.
 impl Machine {
     /// The next thing to do, recorded as done; `None` when there is nothing until something happens.
-    pub(crate) fn next_step(&mut self, owner: u32, pools: &mut Pools) -> Option<Step> {
+    pub(crate) fn next_step(&mut self, owner: u32, now: Time, pools: &mut Pools) -> Option<Step> {
         // Only now, and not when the peer's end was handed out: the handler was to be called for it first.
         self.end_if_both_finished(pools);
         match self.life {
@@ -482,22 +380,22 @@ impl Machine {
             }
             Life::Draining | Life::Lingering => {}
         }
-        if let Some(gather) = self.next_gather(pools) {
-            self.marks.sending = true;
+        if let Some(gather) = self.next_gather(now, pools) {
+            self.marks.set(Mark::Sending, true);
             return Some(Step::Send(gather));
         }
-        if self.marks.shutdown_wanted && !self.marks.shutdown_told && !self.marks.sending {
-            self.marks.shutdown_told = true;
+        if self.marks.among(Self::HALF_CLOSING) == Marks::of(&[Mark::ShutdownWanted]) && !self.waits_to_be_sent() {
+            self.marks.set(Mark::ShutdownTold, true);
             return Some(Step::ShutdownWrite);
         }
         if self.life == Life::Open {
-            let wanted = !self.marks.peer_finished && self.inbox.is_empty() && self.may_read();
-            if wanted != self.marks.receiving && !self.marks.peer_finished {
-                self.marks.receiving = wanted;
+            let wanted = !self.marks.has(Mark::PeerFinished) && self.inbox.is_empty() && self.may_read();
+            if wanted != self.marks.has(Mark::Receiving) && !self.marks.has(Mark::PeerFinished) {
+                self.set_receiving(wanted, now);
                 return Some(if wanted { Step::Receive } else { Step::PauseReceive });
             }
-        } else if !self.marks.discarding && !self.marks.peer_finished {
-            self.marks.discarding = true;
+        } else if !self.marks.has_any(Marks::of(&[Mark::Discarding, Mark::PeerFinished, Mark::SystemShort])) {
+            self.marks.set(Mark::Discarding, true);
             return Some(Step::Discard);
         }
         None
@@ -515,20 +413,20 @@ impl Machine {
             }
         }
         if self.inbox.is_empty()
-            && self.marks.peer_finished
-            && !self.marks.peer_finish_told
-            && !self.marks.paused_by_handler
+            && self.marks.has(Mark::PeerFinished)
+            && !self.marks.has(Mark::PeerFinishTold)
+            && !self.marks.has(Mark::PausedByHandler)
         {
-            self.marks.peer_finish_told = true;
+            self.marks.set(Mark::PeerFinishTold, true);
             return Some(Step::PeerShutdown);
         }
-        if self.marks.owes_writable
-            && !self.marks.over_mark
-            && !self.marks.waits_for_memory
-            && self.has_room(self.wanted_bytes, pools)
+        if self.marks.has(Mark::OwesWritable)
+            && !self.marks.has(Mark::QueueHigh)
+            && !self.marks.has(Mark::WaitsForMemory)
+            && self.has_room(self.wanted_bytes as usize, pools)
         {
-            self.marks.owes_writable = false;
-            if !self.marks.shutdown_wanted {
+            self.marks.set(Mark::OwesWritable, false);
+            if !self.marks.has(Mark::ShutdownWanted) {
                 return Some(Step::Writable);
             }
         }
@@ -536,8 +434,8 @@ impl Machine {
     }
 
     /// What to send next: the rest of the last send, then whole messages while there is room.
-    fn next_gather(&mut self, pools: &mut Pools) -> Option<Box<Gather>> {
-        if self.marks.sending || (self.unsent.is_none() && self.queue.is_empty()) {
+    fn next_gather(&mut self, now: Time, pools: &mut Pools) -> Option<Box<Gather>> {
+        if self.marks.has(Mark::Sending) || !self.waits_to_be_sent() || !self.may_send(now, pools) {
             return None;
         }
         let mut gather = self.unsent.take().unwrap_or_else(|| pools.gather());
@@ -548,17 +446,13 @@ impl Machine {
             gather.push(piece);
         }
         self.lower_mark(pools);
+        self.marks.set(Mark::OffersAll, self.queue.is_empty());
         Some(gather)
     }
 }
 
 /// What it is like.
 impl Machine {
-    /// When [`deadline_passed`](Self::deadline_passed) is to be called; [`Time::MAX`]: never.
-    pub(crate) fn deadline(&self) -> Time {
-        self.deadline
-    }
-
     /// Whether the handler is still served.
     pub(crate) fn is_open(&self) -> bool {
         self.life == Life::Open
@@ -570,28 +464,40 @@ impl Machine {
             && self.queue.is_empty()
             && self.inbox.is_empty()
             && self.unsent.is_none()
-            && !self.marks.sending
+            && !self.marks.has(Mark::Sending)
     }
 
     /// Whether there is certainly no next step: open, nothing to send, nothing owed, nothing kept, receiving.
     pub(crate) fn is_quiet(&self) -> bool {
-        let marks = &self.marks;
         self.life == Life::Open
             && self.unsent.is_none()
             && self.queue.is_empty()
             && self.inbox.is_empty()
-            && marks.receiving
-            && !(marks.paused_by_handler
-                || marks.over_mark
-                || marks.waits_for_memory
-                || marks.owes_writable
-                || marks.peer_finished
-                || marks.shutdown_wanted)
+            && self.marks.among(Self::RESTLESS) == Marks::of(&[Mark::Receiving])
     }
+
+    /// One that receives and has no other of these has nothing to do.
+    const RESTLESS: Marks = Marks::of(&[
+        Mark::Receiving,
+        Mark::PausedByHandler,
+        Mark::QueueHigh,
+        Mark::WaitsForMemory,
+        Mark::OwesWritable,
+        Mark::PeerFinished,
+        Mark::ShutdownWanted,
+        Mark::SystemShort,
+        Mark::Rearm,
+    ]);
+
+    /// What a half-close looks at: that it is wanted, not told yet, and nothing is in flight before it.
+    const HALF_CLOSING: Marks = Marks::of(&[Mark::ShutdownWanted, Mark::ShutdownTold, Mark::Sending]);
+
+    /// What keeps a connection from being read.
+    const UNREAD: Marks = Marks::of(&[Mark::PausedByHandler, Mark::QueueHigh, Mark::WaitsForMemory, Mark::SystemShort]);
 
     /// Whether it waits in line for send memory.
     pub(crate) fn waits_for_memory(&self) -> bool {
-        self.marks.waits_for_memory && self.life == Life::Open
+        self.marks.has(Mark::WaitsForMemory) && self.life == Life::Open
     }
 
     /// Whether closing it would give memory to others: it holds receive buffers, has kept what was received, or is charged beyond
@@ -602,7 +508,8 @@ impl Machine {
 
     /// If something waits for the peer: since when it has made no progress.
     pub(crate) fn stalled_since(&self) -> Option<Time> {
-        (self.marks.sending && !matches!(self.life, Life::Closing(_) | Life::Closed)).then_some(self.progressed)
+        (self.marks.has(Mark::Sending) && !matches!(self.life, Life::Closing(_) | Life::Closed))
+            .then_some(self.progressed)
     }
 
     /// Bytes that wait in the send queue, without what is in flight.
@@ -616,19 +523,26 @@ impl Machine {
         self.charged_bytes
     }
 
+    /// Whether something waits, apart from what is in flight.
+    fn waits_to_be_sent(&self) -> bool {
+        self.unsent.is_some() || !self.queue.is_empty()
+    }
+
     fn sent_mark(&self) -> Sent {
-        if self.marks.over_mark { Sent::OverMark } else { Sent::Queued }
+        if self.marks.has(Mark::QueueHigh) { Sent::OverMark } else { Sent::Queued }
     }
 
     fn may_read(&self) -> bool {
-        !self.marks.paused_by_handler && !self.marks.over_mark && !self.marks.waits_for_memory
+        !self.marks.has_any(Self::UNREAD)
     }
 
     /// The handler is to be told when there is room: for `wanted_bytes` in the queue, and for a reply.
     fn owe_writable(&mut self, wanted_bytes: usize) {
         // Without this it would be told while the message still doesn't fit, try again, and be told again, for ever.
-        self.wanted_bytes = if self.marks.owes_writable { self.wanted_bytes.min(wanted_bytes) } else { wanted_bytes };
-        self.marks.owes_writable = true;
+        let wanted_bytes = u32::try_from(wanted_bytes).unwrap_or(u32::MAX);
+        self.wanted_bytes =
+            if self.marks.has(Mark::OwesWritable) { self.wanted_bytes.min(wanted_bytes) } else { wanted_bytes };
+        self.marks.set(Mark::OwesWritable, true);
     }
 
     /// Whether a message fits into the queue that has `data_bytes`, or what is promised to a reply if that is more.
@@ -645,18 +559,18 @@ impl Machine {
         }
         let credit_bytes = pools.reply_charge_bytes();
         if self.charge(credit_bytes, pools).is_err() {
-            self.marks.waits_for_memory = true;
+            self.marks.set(Mark::WaitsForMemory, true);
             return None;
         }
         Some(credit_bytes)
     }
 
     fn lower_mark(&mut self, pools: &Pools) {
-        if self.marks.over_mark
+        if self.marks.has(Mark::QueueHigh)
             && self.queue_bytes <= pools.flow.low_mark_bytes
             && self.queue.count <= pools.flow.low_mark_messages()
         {
-            self.marks.over_mark = false;
+            self.marks.set(Mark::QueueHigh, false);
         }
     }
 
@@ -686,24 +600,23 @@ impl Machine {
     }
 
     fn linger(&mut self, now: Time, pools: &Pools) {
-        self.life = Life::Lingering;
-        self.deadline = now + pools.flow.linger_timeout;
+        self.outlive(Life::Lingering, now + pools.flow.linger_timeout);
     }
 
     fn end_if_both_finished(&mut self, pools: &mut Pools) {
-        let told = self.life != Life::Open || self.marks.peer_finish_told;
-        if self.marks.shutdown_done && self.marks.peer_finished && told {
+        let told = self.life != Life::Open || self.marks.has(Mark::PeerFinishTold);
+        if self.marks.has(Mark::ShutdownDone) && self.marks.has(Mark::PeerFinished) && told {
             self.end(CloseReason::Finished, CloseMode::Orderly, pools);
         }
     }
 
-    fn end(&mut self, reason: CloseReason, mode: CloseMode, pools: &mut Pools) {
+    pub(super) fn end(&mut self, reason: CloseReason, mode: CloseMode, pools: &mut Pools) {
         if matches!(self.life, Life::Closing(_) | Life::Closed) {
             return;
         }
         self.reason.get_or_insert(reason);
         self.life = Life::Closing(mode);
-        self.deadline = Time::MAX;
+        self.leave_the_line(pools);
         self.empty_inbox(pools);
         let mut refund = 0;
         while let Some(piece) = pools.messages.pop(&mut self.queue) {

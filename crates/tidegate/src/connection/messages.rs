@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::Flow;
+use super::{Flow, SendTurns};
 use crate::memory::{Gather, Piece, ReceiveArena, SendLease};
 
 /// What a waiting message is charged besides its payload, in bytes: its node here (56), its place in a gather
@@ -22,6 +22,8 @@ pub(crate) struct Pools {
     pub(super) messages: Messages,
     #[expect(clippy::vec_box, reason = "the boxes are what goes to the engine and comes back")]
     gathers: Vec<Box<Gather>>,
+    /// Sends with the system, and whose turn is next.
+    pub sends: SendTurns,
     /// A copy found no memory while the arena was low: the loop has to make room until it is not.
     pub pressed: bool,
 }
@@ -34,7 +36,8 @@ impl Pools {
 
     /// Empty pools.
     pub(crate) fn new(arena: ReceiveArena, lease: Rc<SendLease>, flow: Flow) -> Self {
-        Self { arena, lease, flow, messages: Messages::default(), gathers: Vec::new(), pressed: false }
+        let (messages, sends) = (Messages::default(), SendTurns::new(u32::MAX));
+        Self { arena, lease, flow, messages, gathers: Vec::new(), sends, pressed: false }
     }
 
     /// An empty gather.

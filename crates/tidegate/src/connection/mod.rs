@@ -6,14 +6,19 @@
 
 mod flow;
 mod machine;
+mod marks;
 mod messages;
+mod pace;
 mod reason;
+mod refusal;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod turns;
 
 pub(crate) use flow::Flow;
 pub use flow::MinProgress;
 pub(crate) use machine::{Delivery, Machine, Step};
-pub use machine::{Refusal, Refused, Sent};
 pub(crate) use messages::{MESSAGE_OVERHEAD_BYTES, Pools};
 pub use reason::CloseReason;
+pub use refusal::{Refusal, Refused, Sent};
+pub(crate) use turns::SendTurns;

@@ -6,7 +6,8 @@ use std::io;
 /// Why a connection ended: exactly one for each, counted in the [`Report`](crate::Report).
 ///
 /// The first cause wins: a connection that is reset while it is being closed by its handler was closed by its handler. Except
-/// [`CloseTimeout`](Self::CloseTimeout), which says that something was lost and takes the place of who closed.
+/// [`CloseTimeout`](Self::CloseTimeout) and [`SendTooSlow`](Self::SendTooSlow), which say that something was lost and take the place of
+/// who closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -35,15 +36,16 @@ pub enum CloseReason {
     /// The connection was being closed in order (by its handler, a handle or the drain), and the peer didn't take what was queued
     /// within [`Limits::close_timeout`](crate::Limits).
     CloseTimeout,
-    /// No byte went either way within [`Limits::first_byte_timeout`](crate::Limits).
+    /// No byte went either way within [`Limits::first_byte_timeout`](crate::Limits); closed in order.
     FirstByteTimeout,
-    /// No byte went either way for [`Limits::idle_timeout`](crate::Limits), and nothing waited to be sent.
+    /// No byte went either way for [`Limits::idle_timeout`](crate::Limits), and nothing waited to be sent or to be read by the
+    /// handler; closed in order.
     IdleTimeout,
-    /// The peer took what waited for it more slowly than [`Limits::min_send_progress`](crate::Limits).
+    /// The peer took what waited for it more slowly than [`Limits::min_send_progress`](crate::Limits) asks for; reset.
     SendTooSlow,
-    /// The peer sent more slowly than [`Limits::min_receive_rate`](crate::Limits).
+    /// The peer sent more slowly than [`Limits::min_receive_rate`](crate::Limits) asks for; closed in order.
     ReceiveTooSlow,
-    /// The system was out of memory for sockets, and stayed so.
+    /// The system was out of memory for this connection's socket, and stayed so for 10 s; reset.
     SystemMemory,
 }
 

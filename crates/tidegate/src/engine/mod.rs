@@ -42,7 +42,9 @@
 //!   then [`Completion::ReceivePaused`] says that nothing more comes. If `receive` is called before that, the pause is
 //!   called off and may leave no trace. Pausing a socket that doesn't receive does nothing.
 //! - **E12.** The end of the stream is [`Completion::PeerFinished`], an error is [`Completion::ReceiveFailed`]; either
-//!   comes once and ends the receive: there is nothing more to ask for. **A paused socket reports neither.**
+//!   comes once and ends the receive: there is nothing more to ask for. **A paused socket reports neither.** One error is
+//!   different: [`OutOfMemory`](std::io::ErrorKind::OutOfMemory) says that the system had no memory for the socket (`ENOMEM`,
+//!   `ENOBUFS`; never that the arena is empty, which is E13). It ends the receive or the discard, and either may be asked for again.
 //! - **E13.** With no free buffer in the arena a receive waits in line, without a completion: it is neither an end nor an error. As buffers
 //!   come home, as many receives go on as there are buffers, first come first served. An engine doesn't spin meanwhile.
 //! - **E14.** No socket gets more than [`EngineConfig::receive_budget_bytes`] plus what the system delivers in one batch
@@ -55,7 +57,8 @@
 //!
 //! - **E16.** [`send`](Engine::send) hands over a [`Gather`], of which the engine offers at most [`Gather::SLICE_BYTES`] to the
 //!   system. It completes with exactly one [`Completion::Sent`], which brings the gather back with the number of bytes that the system has taken:
-//!   at least one, possibly fewer than offered; or with an error. The engine never repeats a short send: the caller does, with the rest.
+//!   at least one, possibly fewer than offered; or with an error. `OutOfMemory` (E12) says that nothing was taken and that the same
+//!   gather may be handed over again. The engine never repeats a short send: the caller does, with the rest.
 //! - **E17.** One send per socket at a time. A second one is the caller's error (it panics in debug builds and comes back as stale
 //!   otherwise).
 //! - **E18.** Until that completion the engine owns the gather and the bytes in it, whatever happens to the socket.

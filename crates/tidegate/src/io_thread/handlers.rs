@@ -60,8 +60,10 @@ pub(crate) trait Handlers {
 /// What a timer of the wheel is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Timer {
-    /// The deadline of a connection's state machine.
+    /// A connection's state machine looks at the time.
     Machine(ConnectionKey),
+    /// A connection that found the system out of memory tries again.
+    SystemAgain(ConnectionKey),
     /// A handler's timer.
     Handler(ConnectionKey, u8),
     /// A connect has taken as long as it may.

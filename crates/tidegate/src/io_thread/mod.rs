@@ -9,8 +9,10 @@ mod acceptor;
 mod connecting;
 mod handlers;
 mod shared;
+mod shortage;
 mod stats;
 mod timers;
+mod waiting;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
 use self::handlers::apply_request;
+use self::shortage::Shortages;
 use self::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Delivery, Machine, Pools, Step};
 use crate::engine::{Completion, Engine, ListenerId, SocketId};
@@ -41,9 +44,6 @@ const MESSAGES_PER_TURN: usize = 256;
 
 /// Connections that one turn takes from its hand-over, likewise.
 const HANDOVERS_PER_TURN: usize = 256;
-
-/// Connections waiting for send memory that one turn lets try again.
-const MEMORY_TURNS: usize = 16;
 
 /// How long a connection must have made no progress to be closed for memory: longer than a healthy peer on a busy machine
 /// takes to read a socket buffer, and short enough that the others hardly notice the wait.
@@ -77,6 +77,8 @@ pub(crate) struct Setup<E: Engine> {
     pub flow: crate::connection::Flow,
     /// The most connections of the whole server.
     pub connections_max: u32,
+    /// The most sends of this thread with the system at once.
+    pub sends_outstanding: u32,
     /// Timers per connection.
     pub timers_per_connection: u8,
     /// How long draining may take.
@@ -118,11 +120,10 @@ struct Slot {
     handler: u32,
     /// The table of the handler: the number of the listener or, behind them, of the client.
     table: u16,
-    /// The timer of the machine's deadline, and that deadline.
+    /// When the machine looks at the time next.
     timer: Option<TimerKey>,
-    timer_deadline: Time,
     in_use: bool,
-    /// In the lists of flush and of those that wait for send memory.
+    /// In the lists of flush and of those that wait.
     listed: Listed,
 }
 
@@ -137,6 +138,8 @@ impl Listed {
     const DIRTY: u8 = 1;
     /// The line for send memory.
     const MEMORY_LINE: u8 = 2;
+    /// The line for turns to send.
+    const SEND_LINE: u8 = 4;
 
     fn is_in(self, list: u8) -> bool {
         self.0 & list != 0
@@ -176,7 +179,6 @@ impl Default for Slot {
             table: 0,
             handler: NO_HANDLER,
             timer: None,
-            timer_deadline: Time::MAX,
             in_use: false,
             listed: Listed::default(),
         }
@@ -202,6 +204,10 @@ pub(crate) struct IoThread<E: Engine> {
     dirty: Vec<u32>,
     /// Connections that wait for send memory, first come first served.
     memory_line: Line<ConnectionKey>,
+    /// Connections that wait for their turn to send, first come first served.
+    send_line: Line<ConnectionKey>,
+    /// Connections that found the system out of memory.
+    shortages: Shortages,
     expired: Vec<Timer>,
     tally: Tally,
     connections: u32,
@@ -229,7 +235,8 @@ impl<E: Engine> IoThread<E> {
             shared: Arc::clone(&setup.shared.threads[setup.number]),
             thread: setup.number,
         };
-        let pools = Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow);
+        let mut pools = Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow);
+        pools.sends.set_most(setup.sends_outstanding);
         Self {
             slots: Chunked::new(slots),
             connecting: Connecting::new(setup.clients, setup.addresses.len()),
@@ -244,6 +251,8 @@ impl<E: Engine> IoThread<E> {
             completions: Vec::new(),
             dirty: Vec::new(),
             memory_line: Line::default(),
+            send_line: Line::default(),
+            shortages: Shortages::default(),
             expired: Vec::new(),
             tally: Tally::default(),
             connections: 0,
@@ -294,7 +303,10 @@ impl<E: Engine> IoThread<E> {
         self.take_messages();
         self.follow_phase();
         self.retry_memory();
+        self.give_turns();
         self.flush();
+        // A turn that was not used in the flush is for the next in line.
+        self.more_to_do |= !self.send_line.is_empty() && self.pools.sends.has_room();
         self.make_room();
         self.settle(busy);
 
@@ -359,7 +371,7 @@ impl<E: Engine> IoThread<E> {
             }
             Completion::ReceiveFailed { socket, error } => {
                 if let Some((slot, pools)) = self.touch(socket) {
-                    slot.machine.receive_failed(&error, pools.0);
+                    slot.machine.receive_failed(&error, pools.1, pools.0);
                 }
             }
             Completion::Discarded { socket, bytes } => {
@@ -403,7 +415,7 @@ impl<E: Engine> IoThread<E> {
     fn received(&mut self, socket: SocketId, buffer: crate::memory::Buffer) {
         let bytes = buffer.len() as u64;
         let Some((slot, pools)) = self.touch(socket) else { return };
-        let delivery = slot.machine.received(buffer, socket.index, pools.0);
+        let delivery = slot.machine.received(buffer, socket.index, pools.1, pools.0);
         self.tally.bytes_received += bytes;
         if let Some(delivery) = delivery {
             self.deliver(socket.index, delivery);
@@ -483,6 +495,11 @@ impl<E: Engine> IoThread<E> {
             let slots = &self.slots;
             self.memory_line.leave(|key| is_current(slots, key));
         }
+        if self.slots[socket.index].listed.is_in(Listed::SEND_LINE) {
+            let slots = &self.slots;
+            self.send_line.leave(|key| is_current(slots, key));
+        }
+        self.shortages.forget(socket.index);
         let slot = &mut self.slots[socket.index];
         if let Some(timer) = slot.timer.take() {
             self.context.wheel.cancel(timer);
@@ -570,8 +587,16 @@ impl<E: Engine> IoThread<E> {
                     if self.is_current(key) {
                         let slot = &mut self.slots[key.slot];
                         slot.timer = None;
-                        slot.timer_deadline = Time::MAX;
-                        slot.machine.deadline_passed(self.context.now, &mut self.pools);
+                        let socket = SocketId { index: key.slot, generation: key.generation };
+                        let unread = || self.engine.unread_bytes(socket);
+                        slot.machine.time_passed(self.context.now, unread, &mut self.pools);
+                        self.mark_dirty(key.slot);
+                    }
+                }
+                Timer::SystemAgain(key) => {
+                    if self.is_current(key) {
+                        self.shortages.tries_again(key.slot);
+                        self.slots[key.slot].machine.try_system_again();
                         self.mark_dirty(key.slot);
                     }
                 }
@@ -729,7 +754,7 @@ impl<E: Engine> IoThread<E> {
             if self.phase == Phase::Draining && slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 {
                 slot.machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
             }
-            let Some(step) = slot.machine.next_step(index, &mut self.pools) else { break };
+            let Some(step) = slot.machine.next_step(index, self.context.now, &mut self.pools) else { break };
             // The socket lives until its `Closed`, after which the slot is not in use: no operation here is stale.
             let done = match step {
                 Step::Deliver(delivery) => {
@@ -753,51 +778,9 @@ impl<E: Engine> IoThread<E> {
             };
             debug_assert!(done.is_ok(), "{socket:?} is stale while its slot is in use");
         }
-        self.arm_deadline(index);
-        let slot = &mut self.slots[index];
-        if slot.machine.waits_for_memory() && !slot.listed.is_in(Listed::MEMORY_LINE) {
-            slot.listed.enter(Listed::MEMORY_LINE);
-            self.memory_line.join(key);
+        if self.slots[index].machine.wants_attention() {
+            self.attend(index);
         }
-    }
-
-    /// Keeps the timer of a connection's deadline where the machine wants it.
-    fn arm_deadline(&mut self, index: u32) {
-        let slot = &mut self.slots[index];
-        let deadline = slot.machine.deadline();
-        if deadline != slot.timer_deadline {
-            if let Some(timer) = slot.timer.take() {
-                self.context.wheel.cancel(timer);
-            }
-            if deadline != Time::MAX {
-                slot.timer = Some(self.context.wheel.insert(deadline, Timer::Machine(slot.key)));
-            }
-            slot.timer_deadline = deadline;
-        }
-    }
-
-    /// Lets connections that wait for send memory try again, first come first served.
-    fn retry_memory(&mut self) {
-        if !self.memory_line.is_empty() {
-            self.serve_memory_line();
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn serve_memory_line(&mut self) {
-        for _ in 0..MEMORY_TURNS {
-            if !self.pools.can_charge_reply() {
-                return;
-            }
-            let slots = &self.slots;
-            let Some(key) = self.memory_line.next(|key| is_current(slots, key)) else { return };
-            let slot = &mut self.slots[key.slot];
-            slot.listed.leave(Listed::MEMORY_LINE);
-            slot.machine.memory_is_back();
-            self.mark_dirty(key.slot);
-        }
-        self.more_to_do |= !self.memory_line.is_empty();
     }
 
     /// Under pressure, until a quarter of the arena is home again, the connection that has gone longest without progress is closed:
@@ -863,6 +846,11 @@ impl<E: Engine> IoThread<E> {
     /// Messages waiting on this thread.
     pub(crate) fn messages_waiting(&self) -> usize {
         self.pools.messages_waiting()
+    }
+
+    /// Sends of this thread with the system, and the most there may be.
+    pub(crate) fn sends_outstanding(&self) -> (u32, u32) {
+        (self.pools.sends.in_flight(), self.pools.sends.most())
     }
 
     /// Connections of this thread, those that are connecting included.

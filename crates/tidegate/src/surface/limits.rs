@@ -40,10 +40,14 @@ pub struct Limits {
     /// Bytes of one connection that may be on their way into the system's socket buffer at once; one slice of up to
     /// 64 KiB always goes out when nothing is. Default: 64 KiB.
     pub window_bytes: usize,
-    /// Bytes that may wait in one connection's send queue: also the largest message. Default: 64 KiB.
+    /// Bytes that may wait in one connection's send queue: also the largest message. Default: 64 KiB, below 4 GiB.
     pub send_queue_bytes: usize,
     /// Messages that may wait in one connection's send queue. Default: 1,024.
     pub send_queue_messages: u32,
+    /// Sends with the system at once, over all connections; each connection has at most one. Shared out equally to the I/O threads when
+    /// the server starts, at least one to each. At the limit, connections wait for their turn, first come first served. Default:
+    /// `u32::MAX`, as many as there are connections.
+    pub sends_outstanding: u32,
     /// Above this many queued bytes, a connection is not read from. Default: 32 KiB; at most `send_queue_bytes` less one
     /// receive buffer or reply, whichever is larger.
     pub high_mark_bytes: usize,
@@ -75,11 +79,13 @@ pub struct Limits {
     /// How long a connection may stay open without a byte going either way while nothing waits to be sent; then it is
     /// closed ([`IdleTimeout`](crate::CloseReason::IdleTimeout)). Default: 5 min; `None`: for ever.
     pub idle_timeout: Option<Duration>,
-    /// How fast a peer must take what is sent to it, while something waits to be sent; a slower one is reset
-    /// ([`SendTooSlow`](crate::CloseReason::SendTooSlow)). Default: 1 byte in 60 s; `None`: no matter how slowly.
+    /// How fast a peer must take what is sent to it, while a send waits for it; a slower one is reset
+    /// ([`SendTooSlow`](crate::CloseReason::SendTooSlow)). Whoever has taken so many bytes, or all that waited, has the whole time again.
+    /// Waiting for a limit of the server's own doesn't count. Default: 1 byte in 60 s; `None`: no matter how slowly.
     pub min_send_progress: Option<MinProgress>,
     /// How fast a peer must send, while the server reads from it; a slower one is closed
-    /// ([`ReceiveTooSlow`](crate::CloseReason::ReceiveTooSlow)). Begins with the first byte. Default: `None`, no matter how slowly.
+    /// ([`ReceiveTooSlow`](crate::CloseReason::ReceiveTooSlow)). Begins with the first byte that it sends, so it is for peers that send
+    /// without a break. While reading pauses, the time stands still. Default: `None`, no matter how slowly.
     pub min_receive_rate: Option<MinProgress>,
 }
 
@@ -97,6 +103,7 @@ impl Default for Limits {
             window_bytes: 64 << 10,
             send_queue_bytes: 64 << 10,
             send_queue_messages: 1024,
+            sends_outstanding: u32::MAX,
             high_mark_bytes: 32 << 10,
             low_mark_bytes: 16 << 10,
             read_budget_bytes: 64 << 10,
@@ -183,8 +190,8 @@ const THREAD_BYTES: usize = 1 << 20;
 /// Waiting connects by default: as many as messages in a mailbox, or connections in a hand-over.
 const CONNECTS_WAITING: usize = 1024;
 
-/// What a connection takes in the tables of the loop and the engine, without its handler: a slot (about 200), a socket (64),
-/// its request word (8), its place in free lists and the arena's accounts (16), rounded up for the allocator.
+/// What a connection takes in the tables of the loop and the engine, without its handler: a slot (128), a socket (64), its timer (40),
+/// its request word (8), its places in lines, free lists and the arena's accounts (32), rounded up for the allocator.
 const CONNECTION_BYTES: usize = 320;
 
 impl Limits {
@@ -264,6 +271,14 @@ impl Limits {
         }
     }
 
+    /// What each of `threads` I/O threads may send at once.
+    pub(crate) fn sends_outstanding_per_thread(&self, threads: usize) -> u32 {
+        match self.sends_outstanding {
+            u32::MAX => u32::MAX,
+            sends => (sends / u32::try_from(threads).unwrap_or(u32::MAX).max(1)).max(1),
+        }
+    }
+
     /// Checks that the limits fit together.
     ///
     /// # Errors
@@ -294,6 +309,12 @@ impl Limits {
         }
         if self.send_queue_messages == 0 {
             return refuse("send_queue_messages is 0: nothing could be sent".into());
+        }
+        if self.sends_outstanding == 0 {
+            return refuse("sends_outstanding is 0: nothing could be sent".into());
+        }
+        if u32::try_from(self.send_queue_bytes).is_err() {
+            return refuse(format!("send_queue_bytes is {}: it must be at most {}", self.send_queue_bytes, u32::MAX));
         }
         if self.high_mark_bytes + buffer > self.send_queue_bytes {
             return refuse(format!(
@@ -373,5 +394,20 @@ mod tests {
         assert!(text(Limits { low_mark_bytes: 40 << 10, ..Limits::default() }).contains("40960"));
         assert!(text(Limits { connects_waiting: 0, ..Limits::default() }).contains("connects_waiting"));
         assert!(text(Limits { max_connections: 0, ..Limits::default() }).contains("max_connections"));
+        assert!(text(Limits { sends_outstanding: 0, ..Limits::default() }).contains("sends_outstanding"));
+        let progress = Some(MinProgress::new(0, Duration::from_secs(1)));
+        assert!(text(Limits { min_send_progress: progress, ..Limits::default() }).contains("0 bytes in 1s"));
+        assert!(text(Limits { idle_timeout: Some(Duration::ZERO), ..Limits::default() }).contains("idle_timeout"));
+        if cfg!(target_pointer_width = "64") {
+            assert!(text(Limits { send_queue_bytes: 1 << 40, ..Limits::default() }).contains("1099511627776"));
+        }
+    }
+
+    #[test]
+    fn sends_are_shared_out_to_threads_and_each_gets_one_at_least() {
+        let share = |sends, threads| {
+            Limits { sends_outstanding: sends, ..Limits::default() }.sends_outstanding_per_thread(threads)
+        };
+        assert_eq!((share(64, 4), share(7, 2), share(1, 8), share(u32::MAX, 8)), (16, 3, 1, u32::MAX));
     }
 }

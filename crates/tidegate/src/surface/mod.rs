@@ -9,6 +9,8 @@ mod listener;
 mod report;
 mod server;
 mod simulation;
+#[cfg(all(test, not(loom)))]
+mod simulation_tests;
 mod stats;
 mod table;
 

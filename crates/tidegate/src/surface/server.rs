@@ -356,6 +356,7 @@ impl Bound {
         let reserve = SendReserve::new(builder.limits.send_memory_bytes);
         let handovers: Vec<Handover<uring::UringStream>> =
             engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
+        let threads_all = engines.len();
         let mut sockets = Some(sockets);
         let mut threads = Vec::new();
         let mut failure = None;
@@ -379,6 +380,7 @@ impl Bound {
                     reserve,
                     flow: limits.flow(),
                     connections_max: limits.max_connections,
+                    sends_outstanding: limits.sends_outstanding_per_thread(threads_all),
                     timers_per_connection: limits.timers_per_connection,
                     shutdown_grace: limits.shutdown_grace,
                 };

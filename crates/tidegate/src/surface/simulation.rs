@@ -188,13 +188,14 @@ impl Simulation {
     }
 
     /// A hostile world: short receives and sends, late and reordered completions, resets, stalls, an arena that is empty for a
-    /// while, accepts and connects that fail, cancels that lose their race, deferred submissions, late closes, clocks that jump; good
+    /// while, a system without memory for sockets, accepts and connects that fail, cancels that lose their race, deferred submissions, late closes, clocks that jump; good
     /// and bad connections.
     pub fn hostile(seed: u64) -> Self {
         Self::with(World::new(seed, Faults::everything()))
     }
 
-    fn with(world: World) -> Self {
+    /// In this world.
+    pub(super) fn with(world: World) -> Self {
         Self {
             world,
             threads: Vec::new(),
@@ -254,6 +255,7 @@ impl Simulation {
                 reserve: reserve.clone(),
                 flow: limits.flow(),
                 connections_max: limits.max_connections,
+                sends_outstanding: limits.sends_outstanding_per_thread(threads),
                 timers_per_connection: limits.timers_per_connection,
                 shutdown_grace: limits.shutdown_grace,
             };
@@ -368,6 +370,7 @@ impl Simulation {
             ("connections", u64::from(thread.connections())),
             ("bytes of send memory charged", thread.charged_bytes() as u64),
             ("messages waiting", thread.messages_waiting() as u64),
+            ("sends in flight", u64::from(thread.sends_outstanding().0)),
             ("receive buffers out", u64::from(thread.buffers_out())),
         ];
         for (what, count) in left {
@@ -415,6 +418,11 @@ impl Simulation {
         if charged > server.reserve.total() {
             let what = format!("{charged} bytes of send memory charged, but there are {}", server.reserve.total());
             return Err(self.violation(what));
+        }
+        for (sends, most) in self.threads.iter().flatten().map(IoThread::sends_outstanding) {
+            if sends > most {
+                return Err(self.violation(format!("{sends} sends of a thread in flight, but the limit is {most}")));
+            }
         }
         let limit = server.queue_bytes_max;
         let queued = self.threads.iter_mut().flatten().map(IoThread::queued_bytes_max).max().unwrap_or(0);

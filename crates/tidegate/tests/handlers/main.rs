@@ -4,6 +4,7 @@ mod clients;
 mod endings;
 mod harness;
 mod messages;
+mod pace;
 mod panics;
 mod sending;
 mod timers;

@@ -3,6 +3,7 @@
 
 mod model;
 mod named;
+mod pace;
 mod past_bugs;
 mod world;
 
@@ -77,11 +78,14 @@ struct Bench {
     machine: Machine,
     pools: Pools,
     now: Time,
+    /// What the system holds and nobody has read.
+    unread_bytes: usize,
 }
 
 impl Bench {
     fn new(buffers: u32, reserve_bytes: usize, flow: Flow) -> Self {
-        Self { machine: Machine::new(Time::ZERO), pools: pools(buffers, reserve_bytes, flow), now: Time::ZERO }
+        let (machine, pools) = (Machine::new(Time::ZERO), pools(buffers, reserve_bytes, flow));
+        Self { machine, pools, now: Time::ZERO, unread_bytes: 0 }
     }
 
     fn roomy() -> Self {
@@ -90,7 +94,7 @@ impl Bench {
 
     /// The next step.
     fn step(&mut self) -> Option<Step> {
-        self.machine.next_step(OWNER, &mut self.pools)
+        self.machine.next_step(OWNER, self.now, &mut self.pools)
     }
 
     /// All steps that are to be done now, by name; buffers and gathers are dropped.
@@ -130,7 +134,7 @@ impl Bench {
 
     fn received(&mut self, bytes: &[u8]) -> Option<Delivery> {
         let buffer = filled(&self.pools, bytes);
-        self.machine.received(buffer, OWNER, &mut self.pools)
+        self.machine.received(buffer, OWNER, self.now, &mut self.pools)
     }
 
     /// Data that goes to the handler at once, which keeps it and sends nothing.
@@ -163,7 +167,22 @@ impl Bench {
 
     fn wait(&mut self, duration: Duration) {
         self.now = self.now + duration;
-        self.machine.deadline_passed(self.now, &mut self.pools);
+        self.machine.time_passed(self.now, || self.unread_bytes, &mut self.pools);
+    }
+
+    /// Time passes as it does on an I/O thread: the machine looks at it when it wants to, and not in between.
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let look = self.machine.next_look(self.now, &self.pools.flow);
+            if look > end {
+                break;
+            }
+            assert!(look > self.now || self.machine.deadline() <= self.now, "a busy loop");
+            self.now = look.max(self.now);
+            self.machine.time_passed(self.now, || self.unread_bytes, &mut self.pools);
+        }
+        self.now = end;
     }
 
     /// The engine has closed the socket; nothing may be left.

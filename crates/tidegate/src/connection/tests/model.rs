@@ -60,6 +60,19 @@ fn limits() -> impl Strategy<Value = (Flow, u32, usize)> {
     )
 }
 
+/// Limits of time, short enough to be reached, and how many sends all connections may have at once.
+fn times() -> impl Strategy<Value = (TimeLimits, u32)> {
+    let timeout = || prop::option::of((1u64..3_000).prop_map(Duration::from_millis));
+    let progress = |bytes: u64| {
+        let progress = (1..bytes, 1u64..3_000);
+        prop::option::of(progress.prop_map(|(bytes, within)| MinProgress::new(bytes, Duration::from_millis(within))))
+    };
+    let sends = prop_oneof![Just(u32::MAX), Just(1), Just(2)];
+    ((timeout(), timeout(), progress(20_000), progress(5_000)), sends)
+}
+
+type TimeLimits = (Option<Duration>, Option<Duration>, Option<MinProgress>, Option<MinProgress>);
+
 fn bytes() -> impl Strategy<Value = usize> {
     prop_oneof![2 => 0usize..100, 4 => 1usize..5_000, 2 => 5_000usize..20_000, 1 => 20_000usize..150_000]
 }
@@ -116,7 +129,12 @@ fn input() -> impl Strategy<Value = Input> {
         2 => Just(Input::OthersGive),
         3 => Just(Input::MemoryTurn),
         4 => Just(Input::WriteShut(None)),
-        2 => (0u64..1_000).prop_map(Input::Wait),
+        4 => (0u64..1_000).prop_map(Input::Wait),
+        1 => Just(Input::SendShort),
+        1 => Just(Input::ReceiveShort),
+        2 => Just(Input::SystemAgain),
+        2 => Just(Input::OthersSend),
+        4 => Just(Input::TurnMoves),
         1 => last_input(),
     ]
 }
@@ -142,13 +160,16 @@ proptest! {
     #[test]
     fn whatever_happens_bytes_order_bounds_and_endings_hold(
         (flow, buffers, reserve_bytes) in limits(),
+        ((first_byte_timeout, idle_timeout, min_send_progress, min_receive_rate), sends) in times(),
         script in vec(callback(), 1..6),
         insistent in any::<bool>(),
         inputs in vec((input(), prop::bool::weighted(0.3)), 1..80),
         rest in prop::bool::weighted(0.8),
         both_finish in any::<bool>(),
     ) {
+        let flow = Flow { first_byte_timeout, idle_timeout, min_send_progress, min_receive_rate, ..flow };
         let mut world = World::new(buffers, reserve_bytes, flow, script, insistent);
+        world.share_sends(sends);
         world.happen(&Input::ReceivePaused, false);
         for (input, more_in_batch) in &inputs {
             world.happen(input, *more_in_batch);

@@ -118,12 +118,12 @@ fn an_abort_throws_away_what_is_queued_and_frees_what_is_in_flight_when_it_comes
 fn the_first_cause_of_an_end_is_the_reason() {
     let mut bench = Bench::roomy();
     bench.close();
-    bench.machine.receive_failed(&io::ErrorKind::ConnectionReset.into(), &mut bench.pools);
+    bench.machine.receive_failed(&io::ErrorKind::ConnectionReset.into(), bench.now, &mut bench.pools);
     assert_eq!(bench.steps(), ["Close(Abort)"]);
     assert_eq!(bench.released(), CloseReason::ClosedByHandler);
 
     let mut bench = Bench::roomy();
-    bench.machine.receive_failed(&io::ErrorKind::ConnectionReset.into(), &mut bench.pools);
+    bench.machine.receive_failed(&io::ErrorKind::ConnectionReset.into(), bench.now, &mut bench.pools);
     bench.close();
     assert_eq!(bench.steps(), ["Close(Abort)"]);
     assert_eq!(bench.released(), CloseReason::Reset);
@@ -267,7 +267,7 @@ fn a_reply_of_one_buffer_is_paid_before_it_is_asked_for() {
     let mut delivery = bench.received(b"ask").expect("delivered");
     use_up(&bench.pools.lease);
     let reply = Payload::copy_from(&[5; BUFFER_BYTES]);
-    let Bench { machine, pools, now } = &mut bench;
+    let Bench { machine, pools, now, .. } = &mut bench;
     machine.send(reply, &mut delivery.credit_bytes, *now, pools).expect("paid");
     assert_eq!(delivery.credit_bytes, 0);
     assert!(machine.send("more".into(), &mut delivery.credit_bytes, *now, pools).is_err());

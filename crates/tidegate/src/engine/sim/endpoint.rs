@@ -34,6 +34,8 @@ pub(super) enum Failure {
     Aborted,
     /// The source address is not one that can reach the target.
     AddressNotAvailable,
+    /// The system is out of memory for sockets. Passes.
+    OutOfMemory,
 }
 
 impl Failure {
@@ -49,6 +51,7 @@ impl Failure {
             Self::TooManyFiles => io::Error::from_raw_os_error(EMFILE),
             Self::Aborted => io::ErrorKind::ConnectionAborted.into(),
             Self::AddressNotAvailable => io::ErrorKind::AddrNotAvailable.into(),
+            Self::OutOfMemory => io::ErrorKind::OutOfMemory.into(),
         }
     }
 }

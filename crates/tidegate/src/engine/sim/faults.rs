@@ -34,11 +34,15 @@ pub(crate) enum Fault {
     ConnectFailed,
     /// The clock jumps forward by up to [`Faults::jump_ns`]: the machine was suspended.
     ClockJump,
+    /// A send fails because the system is out of memory.
+    SendOutOfMemory,
+    /// A receive fails because the system is out of memory.
+    ReceiveOutOfMemory,
 }
 
 impl Fault {
     /// How many kinds there are.
-    pub(crate) const COUNT: usize = 15;
+    pub(crate) const COUNT: usize = 17;
 
     /// All kinds.
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -57,6 +61,8 @@ impl Fault {
         Self::ReceiveInterrupted,
         Self::ConnectFailed,
         Self::ClockJump,
+        Self::SendOutOfMemory,
+        Self::ReceiveOutOfMemory,
     ];
 }
 
@@ -147,6 +153,8 @@ impl Faults {
             (Fault::ReceiveInterrupted, 10_000),
             (Fault::ConnectFailed, 5_000),
             (Fault::ClockJump, 200),
+            (Fault::SendOutOfMemory, 2_000),
+            (Fault::ReceiveOutOfMemory, 2_000),
         ] {
             faults = faults.with(fault, parts_per_million);
         }

@@ -173,6 +173,12 @@ impl Ring {
                 self.note(network, "PeerFinished", place(id), 0, 0);
                 reports.push(Completion::PeerFinished { socket: id });
             }
+            (Want::Data | Want::Discard, End::Failed(Failure::OutOfMemory)) => {
+                // Nothing is wrong with the connection: the caller may ask again (E12).
+                socket.want = Want::Nothing;
+                self.note(network, "ReceiveFailed", place(id), failure_number(Some(Failure::OutOfMemory)), 0);
+                reports.push(Completion::ReceiveFailed { socket: id, error: Failure::OutOfMemory.error() });
+            }
             (Want::Data | Want::Discard, End::Failed(failure)) => {
                 socket.want = Want::Nothing;
                 socket.ended = true;

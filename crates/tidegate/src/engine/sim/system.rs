@@ -113,6 +113,9 @@ impl Ring {
         };
         match network.room(endpoint) {
             Ok(0) => socket.send = Send::Waiting(gather),
+            Ok(_) if network.fate.strikes(Fault::SendOutOfMemory) => {
+                self.end_send(id, gather, Err(Failure::OutOfMemory), network);
+            }
             Ok(room) => {
                 let offered: usize = gather.slices().map(<[u8]>::len).sum();
                 let length = network.fate.shorten(Fault::ShortSend, offered.min(room));
@@ -180,6 +183,9 @@ impl Ring {
                 Readable::Nothing => return,
                 Readable::End => return self.end_receive(id, End::Finished, network),
                 Readable::Failed(failure) => return self.end_receive(id, End::Failed(failure), network),
+                Readable::Bytes(_) if network.fate.strikes(Fault::ReceiveOutOfMemory) => {
+                    return self.end_receive(id, End::Failed(Failure::OutOfMemory), network);
+                }
                 Readable::Bytes(available) => available,
             };
             if discards {

@@ -164,6 +164,16 @@ impl UringEngine {
     /// The stream has ended, or failed with `error`: reported now, or, when paused, kept until somebody asks.
     pub(super) fn receive_ended(&mut self, id: SocketId, error: Option<i32>, out: &mut Vec<Completion<UringStream>>) {
         let socket = &mut self.sockets[id.index];
+        if error.is_some_and(is_out_of_memory) {
+            // Nothing is wrong with the stream: the caller may ask again.
+            let wanted = mem::take(&mut socket.receive.wanted);
+            socket.receive.discard = false;
+            out.push(match error {
+                Some(error) if wanted => Completion::ReceiveFailed { socket: id, error: system_error(error) },
+                _ => Completion::ReceivePaused { socket: id },
+            });
+            return;
+        }
         if !socket.receive.wanted {
             // The end can be read again; an error is reported by the kernel once only.
             socket.kept_error = error.unwrap_or(0);
@@ -250,5 +260,15 @@ fn grow<T>(out: &mut Vec<T>) {
 }
 
 fn os_result(result: i32) -> io::Result<u32> {
-    u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+    u32::try_from(result).map_err(|_| system_error(-result))
+}
+
+/// Whether the system says that it has no memory for a socket: a failure that passes.
+fn is_out_of_memory(error: i32) -> bool {
+    matches!(error, libc::ENOMEM | libc::ENOBUFS)
+}
+
+/// An error of the system, with one name for each way to say that it is out of memory.
+pub(super) fn system_error(error: i32) -> io::Error {
+    if is_out_of_memory(error) { io::ErrorKind::OutOfMemory.into() } else { io::Error::from_raw_os_error(error) }
 }

@@ -76,3 +76,69 @@ fn a_source_address_takes_no_port_before_the_connect() {
         assert_eq!(local, SocketAddr::new(source, 0));
     }
 }
+
+/// The kernel can't be made to run out of memory here, so what it would report is put in its place.
+#[test]
+fn a_receive_that_finds_the_system_without_memory_may_be_asked_for_again() {
+    let config = EngineConfig {
+        sockets: 8,
+        arena: ArenaConfig { buffers: 8, buffer_bytes: 4096, owners: 8, lent_max: 2 },
+        receive_budget_bytes: 64 * 1024,
+        submission_entries: 64,
+        completion_entries: 128,
+        spin: EngineConfig::SPIN,
+        teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+    };
+    let prepared = match prepare(config) {
+        Err(SetupError::Unavailable(error)) => return eprintln!("skipped: io_uring is not available: {error}"),
+        prepared => prepared.expect("a ring"),
+    };
+    let mut engine = prepared.start().expect("a started ring");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let mut peer = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+    let listener = engine.listen(listener.into());
+    engine.accept(listener, 1);
+    let mut out = Vec::new();
+    let mut next = |engine: &mut UringEngine| {
+        let deadline = engine.now() + Duration::from_secs(10);
+        while out.is_empty() {
+            engine.poll(Some(deadline), &mut out).expect("a poll");
+            assert!(engine.now() < deadline, "nothing happened for 10 s");
+        }
+        out.remove(0)
+    };
+    let Completion::Accepted { stream, .. } = next(&mut engine) else { panic!("not an accept") };
+    let socket = engine.adopt(stream).expect("a place");
+    for error in [libc::ENOMEM, libc::ENOBUFS] {
+        let mut reported = Vec::new();
+        let receive = &mut engine.sockets[socket.index].receive;
+        (receive.wanted, receive.discard) = (true, error == libc::ENOBUFS);
+        engine.receive_ended(socket, Some(error), &mut reported);
+        match &reported[..] {
+            [Completion::ReceiveFailed { socket: of, error }] => {
+                assert_eq!((*of, error.kind()), (socket, io::ErrorKind::OutOfMemory));
+            }
+            other => panic!("{other:?}"),
+        }
+        engine.receive(socket).expect("an open socket");
+        peer.write_all(b"still here").expect("written");
+        match next(&mut engine) {
+            Completion::Received { buffer, .. } => assert_eq!(&buffer[..], b"still here"),
+            other => panic!("{other:?}"),
+        }
+        engine.pause_receive(socket).expect("an open socket");
+        assert!(matches!(next(&mut engine), Completion::ReceivePaused { .. }));
+    }
+    engine.discard(socket).expect("an open socket");
+    peer.write_all(b"not read").expect("written");
+    assert!(matches!(next(&mut engine), Completion::Discarded { bytes: 8, .. }));
+    engine.close(socket, CloseMode::Abort).expect("closing");
+    assert!(matches!(next(&mut engine), Completion::Closed { .. }));
+}
+
+#[test]
+fn every_way_to_be_out_of_memory_has_one_name() {
+    let kind = |error| reporting::system_error(error).kind();
+    assert_eq!((kind(libc::ENOMEM), kind(libc::ENOBUFS)), (io::ErrorKind::OutOfMemory, io::ErrorKind::OutOfMemory));
+    assert_eq!(kind(libc::ECONNRESET), io::ErrorKind::ConnectionReset);
+}

@@ -98,13 +98,14 @@ impl World {
             return;
         }
         let sendable = !self.queued.is_empty() || !self.begun.is_empty();
-        assert!(!sendable || self.in_flight.is_some(), "something waits and nothing is in flight");
+        let hindered = self.short || self.machine.waits_to_send();
+        assert!(!sendable || self.in_flight.is_some() || hindered, "something waits and nothing is in flight");
         if !self.machine.is_open() {
             assert!(self.machine.deadline() != Time::MAX, "it could end never");
             return;
         }
         let waits = self.machine.waits_for_memory();
-        let unhindered = !self.paused && !self.over_mark && !waits;
+        let unhindered = !self.paused && !self.over_mark && !waits && !self.short;
         let undelivered = self.delivered < self.received;
         assert!(!(unhindered && undelivered), "data waits and nothing holds it");
         if !self.peer_finished {
@@ -141,6 +142,10 @@ impl World {
             assert!(turns < 10_000, "it never comes to rest");
             if self.in_flight.is_some() {
                 self.input(&Input::Sent(100));
+            } else if self.short && self.closed.is_none() {
+                self.input(&Input::SystemAgain);
+            } else if self.machine.waits_to_send() {
+                self.input(&Input::TurnMoves);
             } else if self.shutting && self.closed.is_none() {
                 self.input(&Input::WriteShut(None));
             } else if self.machine.waits_for_memory() && self.closed.is_none() {
@@ -182,7 +187,7 @@ impl World {
         if self.in_flight.is_some() {
             self.input(&Input::SendFailed(io::ErrorKind::Other));
         }
-        assert!(self.machine.next_step(OWNER, &mut self.pools).is_none(), "a step after the close");
+        assert!(self.machine.next_step(OWNER, self.now, &mut self.pools).is_none(), "a step after the close");
         assert_eq!(self.machine.deadline(), Time::MAX);
         let reason = self.machine.released();
         assert_eq!(reason, self.cause.unwrap_or(CloseReason::Finished), "the first cause is the reason");
@@ -195,6 +200,8 @@ impl World {
         assert_eq!(self.machine.charged_bytes(), 0);
         assert_eq!(self.pools.lease.charged(), 0, "send memory that nobody holds");
         assert_eq!(self.pools.messages_waiting(), 0);
+        assert_eq!(self.pools.sends.in_flight(), self.others_sends, "a turn to send that nobody has");
+        assert!(self.pools.sends.has_room() || self.others_sends > 0, "a turn was given and not taken");
         assert_eq!(self.pools.arena.free(), self.pools.arena.buffers() as usize, "a buffer is not home");
     }
 }

@@ -10,6 +10,7 @@ impl World {
         let closed = self.closed.is_some();
         match input {
             Input::Sent(_) | Input::SendFailed(_) | Input::OthersTake(_) | Input::OthersGive => {}
+            Input::OthersSend | Input::TurnMoves => {}
             _ if closed => return,
             _ => {}
         }
@@ -22,6 +23,7 @@ impl World {
             }
             Input::PeerFinished => {
                 if matches!(self.receive, Receive::On | Receive::Discarding) {
+                    self.stop_rate();
                     self.receive = Receive::Over;
                     self.peer_finished = true;
                     self.machine.peer_finished(&mut self.pools);
@@ -29,9 +31,10 @@ impl World {
             }
             Input::ReceiveFailed(kind) => {
                 if matches!(self.receive, Receive::On | Receive::Discarding) {
+                    self.stop_rate();
                     self.receive = Receive::Over;
                     self.note_cause(CloseReason::from_error(&kind.into()));
-                    self.machine.receive_failed(&kind.into(), &mut self.pools);
+                    self.machine.receive_failed(&kind.into(), self.now, &mut self.pools);
                 }
             }
             Input::Discarded(bytes) => {
@@ -75,6 +78,38 @@ impl World {
                 }
             }
             Input::OthersGive => self.pools.lease.refund(std::mem::take(&mut self.others_bytes)),
+            Input::SendShort => {
+                if let Some(gather) = self.in_flight.take() {
+                    self.short |= !self.is_over();
+                    self.machine.sent(gather, Err(io::ErrorKind::OutOfMemory.into()), self.now, &mut self.pools);
+                    if self.is_over() {
+                        self.forget_queued();
+                    }
+                }
+            }
+            Input::ReceiveShort => {
+                if matches!(self.receive, Receive::On | Receive::Discarding) {
+                    self.stop_rate();
+                    self.receive = Receive::Off;
+                    self.short |= !self.is_over();
+                    self.machine.receive_failed(&io::ErrorKind::OutOfMemory.into(), self.now, &mut self.pools);
+                }
+            }
+            Input::SystemAgain => {
+                assert!(self.is_over() || self.machine.shortage().is_some() == self.short);
+                self.short = false;
+                self.machine.try_system_again();
+            }
+            Input::OthersSend => self.others_sends += u32::from(self.pools.sends.begin()),
+            Input::TurnMoves => {
+                if self.others_sends > 0 {
+                    self.others_sends -= 1;
+                    self.pools.sends.end();
+                }
+                if self.machine.waits_to_send() && self.pools.sends.has_room() {
+                    self.machine.turn_to_send(&mut self.pools);
+                }
+            }
             Input::MemoryTurn => {
                 if self.machine.waits_for_memory() && self.pools.can_charge_reply() {
                     self.machine.memory_is_back();
@@ -98,7 +133,8 @@ impl World {
         }
         let buffer = filled(&self.pools, &pattern(self.received, bytes));
         self.received += bytes;
-        if let Some(delivery) = self.machine.received(buffer, OWNER, &mut self.pools) {
+        self.account_heard(bytes);
+        if let Some(delivery) = self.machine.received(buffer, OWNER, self.now, &mut self.pools) {
             self.deliver(delivery);
         }
     }
@@ -123,16 +159,38 @@ impl World {
         if self.closed.is_some() {
             self.begun.clear();
         }
+        self.account_taken(taken);
         self.callback(None);
     }
 
     pub(super) fn wait(&mut self, duration: Duration) {
-        self.now = self.now + duration;
-        if self.now >= self.machine.deadline() && self.closing && !self.shut {
-            self.cause = Some(CloseReason::CloseTimeout);
+        // As an I/O thread does it: one timer, set when the machine asks for it and when it has fired.
+        if self.machine.wants_rearming() {
+            self.armed = self.machine.next_look(self.now, &self.pools.flow);
         }
-        // Also when it is too early: then it does nothing.
-        self.machine.deadline_passed(self.now, &mut self.pools);
+        self.now = self.now + duration;
+        let before = self.machine.reason;
+        let overdue = self.overdue();
+        if self.now < self.armed {
+            return assert!(overdue.is_empty(), "{overdue:?} is due, and the timer is set to {}", self.armed);
+        }
+        self.account_look();
+        self.machine.time_passed(self.now, || 0, &mut self.pools);
+        let told = self.machine.reason.filter(|&reason| before != Some(reason));
+        if self.machine.is_open() {
+            assert_eq!(told, None);
+        }
+        if let Some(reason) = told {
+            assert!(overdue.contains(&reason), "ended as {reason}, but what is due is {overdue:?}");
+            self.cause = Some(reason);
+            self.closing = true;
+            if self.is_over() {
+                self.forget_queued();
+            }
+        } else {
+            let ends = |reason: &CloseReason| Some(*reason) != before;
+            assert!(!overdue.iter().any(ends), "{overdue:?} is due and nothing has ended");
+        }
     }
 
     pub(super) fn flush(&mut self) {
@@ -140,13 +198,16 @@ impl World {
         loop {
             self.lower_mark();
             let is_quiet = self.machine.is_quiet();
-            let Some(step) = self.machine.next_step(OWNER, &mut self.pools) else { break };
+            let Some(step) = self.machine.next_step(OWNER, self.now, &mut self.pools) else { break };
             assert!(!is_quiet, "{step:?} of a connection that said there is nothing to do");
             assert!(self.closed.is_none(), "{step:?} after the close");
             self.steps += 1;
             assert!(self.steps < 500, "steps without end, the last is {step:?}");
             self.follow(step);
             self.check();
+        }
+        if self.in_flight.is_none() && self.is_sendable() && self.pace_held.is_none() {
+            self.pace_held = Some(self.now.saturating_since(self.paced));
         }
         self.check_at_rest();
     }
@@ -181,6 +242,10 @@ impl World {
                 let last = self.begun.back().expect("a message").bytes;
                 assert!(self.begun.len() == 1 || self.begun_bytes() - last < self.slice_bytes());
                 self.in_flight = Some(gather);
+                self.offers_all = self.queued.is_empty();
+                if let Some(passed) = self.pace_held.take() {
+                    self.paced = Time::ZERO + self.now.saturating_since(Time::ZERO + passed);
+                }
             }
             Step::ShutdownWrite => {
                 assert!(!self.shutting && !self.shut, "a second half-close");
@@ -192,9 +257,11 @@ impl World {
             Step::Receive => {
                 assert!(matches!(self.receive, Receive::Off | Receive::Pausing(_)), "{:?}", self.receive);
                 self.receive = Receive::On;
+                self.rate_runs_since = Some(self.now);
             }
             Step::PauseReceive => {
                 assert_eq!(self.receive, Receive::On);
+                self.stop_rate();
                 self.receive = Receive::Pausing(3);
             }
             Step::Discard => {

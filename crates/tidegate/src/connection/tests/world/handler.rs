@@ -121,6 +121,9 @@ impl World {
                     assert!(!too_large && !full, "taken above the limits");
                     self.taken.extend_from_slice(&content);
                     let message = Message { bytes: content.len(), held_bytes, charge_bytes, copy_bytes };
+                    if self.in_flight.is_none() && self.queued.is_empty() && self.begun.is_empty() {
+                        self.account_wait();
+                    }
                     if self.goes_out_next() {
                         self.begun.push_back(message);
                     } else {

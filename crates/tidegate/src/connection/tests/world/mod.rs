@@ -4,6 +4,7 @@
 mod account;
 mod engine;
 mod handler;
+mod time;
 
 use std::collections::VecDeque;
 use std::io;
@@ -71,6 +72,15 @@ pub(super) enum Input {
     OthersGive,
     /// The line for send memory moves.
     MemoryTurn,
+    /// The system has no memory for the send, or the receive.
+    SendShort,
+    ReceiveShort,
+    /// ... and may have some again.
+    SystemAgain,
+    /// Another connection takes a turn to send.
+    OthersSend,
+    /// ... and ends it: the next in line gets it.
+    TurnMoves,
 }
 
 /// What the engine has been told about receiving.
@@ -142,8 +152,25 @@ pub(super) struct World {
     closing: bool,
     cause: Option<CloseReason>,
     others_bytes: usize,
+    others_sends: u32,
     attempts: u8,
     steps: usize,
+
+    // The account of time.
+    /// When the machine looks at the time next.
+    armed: Time,
+    short: bool,
+    spoke: bool,
+    active: Time,
+    /// When the period of `min_send_progress` began, what was taken since, and how much of it had passed when it was stopped.
+    paced: Time,
+    taken_bytes: u64,
+    pace_held: Option<Duration>,
+    offers_all: bool,
+    /// How much of the period of `min_receive_rate` had passed when reading last went on, and when that was.
+    rate_passed: Option<Duration>,
+    rate_runs_since: Option<Time>,
+    heard_bytes: u64,
 }
 
 /// Input as a peer sends it: the byte at each offset of the stream tells where it belongs.
@@ -186,9 +213,26 @@ impl World {
             closing: false,
             cause: None,
             others_bytes: 0,
+            others_sends: 0,
             attempts: 0,
             steps: 0,
+            armed: Time::MAX,
+            short: false,
+            spoke: false,
+            active: Time::ZERO,
+            paced: Time::ZERO,
+            taken_bytes: 0,
+            pace_held: None,
+            offers_all: false,
+            rate_passed: None,
+            rate_runs_since: None,
+            heard_bytes: 0,
         }
+    }
+
+    /// All connections together may have `most` sends at once.
+    pub(super) fn share_sends(&mut self, most: u32) {
+        self.pools.sends.set_most(most);
     }
 
     /// One input, and what follows from it unless more comes in the same batch.

@@ -174,6 +174,10 @@ impl Echo {
                 assert!(!std::mem::replace(&mut self.of(socket).peer_finished, true), "the end comes twice");
                 self.go_on(socket);
             }
+            Completion::ReceiveFailed { socket, error } if error.kind() == io::ErrorKind::OutOfMemory => {
+                self.is_open(socket);
+                self.engine.receive(socket).expect("an open socket");
+            }
             Completion::ReceiveFailed { socket, .. } => {
                 self.is_open(socket);
                 self.close(socket, CloseMode::Abort);
@@ -190,6 +194,10 @@ impl Echo {
                             return;
                         }
                         self.go_on(socket);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::OutOfMemory && !self.of(socket).closing => {
+                        self.of(socket).is_sending = true;
+                        self.engine.send(socket, gather).expect("an open socket");
                     }
                     Err(_) => self.close(socket, CloseMode::Abort),
                 }
