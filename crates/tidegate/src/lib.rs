@@ -37,6 +37,34 @@
 //! connection lives. [`Refused`] gives a message back with the reason and its numbers; when it is for now only,
 //! [`Handler::on_writable`] says when there is room. While much is queued, the connection is not read from.
 //!
+//! # Connecting
+//!
+//! [`ServerBuilder::client`] describes outgoing connections: they have handlers of the same trait, live on the same I/O threads and
+//! count against the same limits. The [`Connector`] that it returns asks for them, from any thread. Every request has one
+//! outcome: a handler, made for the [`Connected`], or a call of [`Client::on_failed`].
+//!
+//! ```no_run
+//! # use std::convert::Infallible;
+//! # use tidegate::{Buffer, Connection, Handler};
+//! use tidegate::{Client, Server, Target};
+//!
+//! struct Greeter;
+//! # impl Handler for Greeter {
+//! #     type Message = Infallible;
+//! #     fn on_connect(&mut self, connection: &mut Connection<'_>) { let _ = connection.send("hello\n"); }
+//! #     fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {}
+//! # }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::tcp().on_failed(|failure| eprintln!("{}: {}", failure.address, failure.error));
+//! let (server, connector) = Server::builder().client(client, |_connected| Greeter);
+//! let bound = server.bind()?;
+//! connector.connect(Target::new("127.0.0.1:7007".parse()?).tag(1))?;
+//! bound.run()?; // until a `ServerHandle` drains it
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Limits
 //!
 //! [`Limits`] has a name and a default for every bound. [`Limits::ceiling`] is the sum of what a server may use, and
