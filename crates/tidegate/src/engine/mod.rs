@@ -91,6 +91,8 @@ pub(crate) mod uring;
 #[allow(dead_code, unused_imports, reason = "for the simulation harness and the conformance suite")]
 pub(crate) mod sim;
 
+mod socket_options;
+
 #[cfg(test)]
 mod conformance;
 
@@ -102,6 +104,8 @@ use std::time::Duration;
 
 use crate::memory::{ArenaConfig, Buffer, Gather, ReceiveArena};
 use crate::time::Time;
+
+pub(crate) use self::socket_options::{SocketOptions, apply_socket_options};
 
 /// What an engine is built from.
 #[derive(Clone, Debug)]
