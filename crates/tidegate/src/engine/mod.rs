@@ -91,6 +91,7 @@ pub(crate) mod uring;
 #[allow(dead_code, unused_imports, reason = "for the simulation harness and the conformance suite")]
 pub(crate) mod sim;
 
+mod probe;
 mod socket_options;
 
 #[cfg(test)]
@@ -105,6 +106,7 @@ use std::time::Duration;
 use crate::memory::{ArenaConfig, Buffer, Gather, ReceiveArena};
 use crate::time::Time;
 
+pub use self::probe::{EngineProbe, Feature, FeatureKind, Probe, probe};
 pub(crate) use self::socket_options::{SocketOptions, apply_socket_options};
 
 /// What an engine is built from.

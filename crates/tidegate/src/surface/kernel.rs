@@ -77,8 +77,14 @@ impl Limits {
     pub(crate) fn kernel_bytes(&self, threads: usize, backlog_connections: usize) -> usize {
         let buffers = Buffers::of(self);
         let connections = (self.max_connections as usize).saturating_mul(buffers.connection_bytes());
-        let waiting = backlog_connections.saturating_mul(buffers.waiting_bytes());
+        let waiting = self.backlog_kernel_bytes(backlog_connections);
         connections.saturating_add(waiting).saturating_add(threads.saturating_mul(buffers.busy_bytes()))
+    }
+
+    /// The part of the kernel's line that is for `connections` waiting in the backlogs, in bytes: the peer of such a connection may fill its
+    /// receive buffer, and nothing is sent yet.
+    pub fn backlog_kernel_bytes(&self, connections: usize) -> usize {
+        connections.saturating_mul(Buffers::of(self).waiting_bytes())
     }
 
     /// Sets [`send_memory_bytes`](Self::send_memory_bytes) so that a server with these limits, `threads` I/O threads and handlers of
@@ -199,7 +205,12 @@ mod tests {
     #[test]
     fn a_small_control_group_counts_and_a_refusal_has_the_numbers_and_the_way_out() {
         let group = |limit_bytes: u64| Machine {
-            control_groups: vec![ControlGroup { directory: "/a".into(), limit_bytes, used_bytes: 12 << 20 }],
+            control_groups: vec![ControlGroup {
+                directory: "/a".into(),
+                limit_file: "memory.max",
+                limit_bytes,
+                used_bytes: 12 << 20,
+            }],
             ..machine(1 << 40, 1 << 30)
         };
         let limits = Limits::default();

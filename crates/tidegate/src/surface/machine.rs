@@ -30,6 +30,8 @@ pub struct Machine {
 pub struct ControlGroup {
     /// Its directory.
     pub directory: String,
+    /// The file in it that holds the limit.
+    pub limit_file: &'static str,
     /// What its processes may use, in bytes.
     pub limit_bytes: u64,
     /// What they use now, in bytes, without file pages that can be dropped.
@@ -135,12 +137,12 @@ impl Version {
     fn group(&self, directory: &str, read: &impl Fn(&str) -> Option<String>) -> Option<ControlGroup> {
         let number = |name: &str| read(&format!("{directory}/{name}"))?.trim().parse::<u64>().ok();
         // "max" is not a number, and so no limit.
-        let limits = self.limits.iter().filter_map(|name| number(name));
-        let limit_bytes = limits.min().filter(|&bytes| bytes < UNLIMITED_BYTES)?;
+        let limits = self.limits.iter().filter_map(|&name| Some((number(name)?, name)));
+        let (limit_bytes, limit_file) = limits.min().filter(|&(bytes, _)| bytes < UNLIMITED_BYTES)?;
         let stat = read(&format!("{directory}/memory.stat")).unwrap_or_default();
         let droppable = stat.lines().find_map(|line| line.strip_prefix(self.droppable)?.trim().parse::<u64>().ok());
         let used_bytes = number(self.used).unwrap_or(0).saturating_sub(droppable.unwrap_or(0));
-        Some(ControlGroup { directory: directory.to_owned(), limit_bytes, used_bytes })
+        Some(ControlGroup { directory: directory.to_owned(), limit_file, limit_bytes, used_bytes })
     }
 }
 

@@ -24,6 +24,7 @@ pub use self::machine::{ControlGroup, Machine};
 pub use self::report::Report;
 pub use self::server::{BindError, Bound, EngineChoice, RunError, Server, ServerBuilder, ServerHandle};
 pub use self::stats::Stats;
+pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
 pub use crate::io_thread::{Accepted, ConnectError, ConnectFailed, Connected, Target};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).

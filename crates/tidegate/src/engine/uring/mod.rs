@@ -9,6 +9,7 @@
 mod buffer_ring;
 mod kind;
 mod listening;
+mod probe;
 mod raw;
 mod recording;
 mod reporting;
@@ -43,6 +44,7 @@ use crate::random::split_mix;
 use crate::time::Time;
 
 pub(crate) use self::listening::{UringListener, UringStream};
+pub(crate) use self::probe::probe;
 pub(crate) use self::setup::SetupError;
 
 /// The most accepts posted on one listener at once. Accepts cost one submission each wherever they are posted; 16 is what was
