@@ -119,8 +119,9 @@ fn send_until_blocked(mut stream: &TcpStream, chunk: usize) {
     }
 }
 
-/// Fills the sockets of a server with these limits from both sides, and returns what each holds and the kernel's line.
-fn filled(limits: Limits) -> (Vec<Held>, usize) {
+/// Fills the sockets of a server with these limits from both sides, until each has at least `queued` bytes to send and `received` to
+/// read, and returns what each holds and the kernel's line.
+fn filled(limits: Limits, queued: usize, received: usize) -> (Vec<Held>, usize) {
     let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).backlog(PEERS);
     let builder = Server::builder().limits(limits).threads(NonZeroUsize::MIN).memory(256 << 20);
     let bound = builder.listen(listener, |_| Flood).bind().expect("it can listen");
@@ -136,20 +137,25 @@ fn filled(limits: Limits) -> (Vec<Held>, usize) {
             scope.spawn(move || send_until_blocked(stream, chunk));
         }
     });
-    let held = held_by_accepted(address);
+    let begun = Instant::now();
+    let full = |held: &[Held]| held.iter().all(|socket| socket.queued >= queued && socket.received >= received);
+    let mut held = held_by_accepted(address);
+    while !full(&held) && begun.elapsed() < DEADLINE {
+        std::thread::yield_now();
+        held = held_by_accepted(address);
+    }
+    assert!(full(&held), "they were never full: {held:?}");
     handle.abort();
     running.join().expect("no bug").expect("it runs");
     (held, line)
 }
 
-fn assert_line_holds(held: &[Held], line: usize, queued_least: usize, received_least: usize) {
+fn assert_line_holds(held: &[Held], line: usize) {
     assert_eq!(held.len(), PEERS as usize, "all were accepted");
     let sum: usize = held.iter().map(Held::sum).sum();
     assert!(sum <= line, "{sum} bytes are held, but the line says {line}: {held:?}");
     for socket in held {
         assert!(socket.sum() <= line / PEERS as usize, "one holds more than its share of {line}: {socket:?}");
-        assert!(socket.queued >= queued_least, "it was not full: {socket:?}");
-        assert!(socket.received >= received_least, "it was not full: {socket:?}");
     }
 }
 
@@ -159,10 +165,11 @@ fn limits() -> Limits {
 
 #[test]
 fn the_kernel_holds_no_more_for_peers_that_send_and_never_read_than_the_line_says() {
-    let (held, line) = filled(limits());
     let limits = limits();
+    let queued = limits.not_sent_low_water_bytes.expect("bounded") as usize;
     let received = limits.socket_receive_buffer_bytes.expect("bounded") as usize;
-    assert_line_holds(&held, line, limits.not_sent_low_water_bytes.expect("bounded") as usize, received);
+    let (held, line) = filled(limits, queued, received);
+    assert_line_holds(&held, line);
 }
 
 #[test]
@@ -175,16 +182,16 @@ fn the_line_holds_with_small_and_with_large_buffers_and_without_a_low_water_mark
             not_sent_low_water_bytes: None,
             ..limits()
         };
-        let (held, line) = filled(limits);
         let least = if full { bytes as usize } else { 0 };
-        assert_line_holds(&held, line, least, least / 2);
+        let (held, line) = filled(limits, least, least / 2);
+        assert_line_holds(&held, line);
     }
 }
 
 #[test]
 fn the_low_water_mark_bounds_what_a_peer_that_does_not_read_keeps_in_the_send_buffer() {
     let low_water = 16 << 10;
-    let (held, _) = filled(Limits { not_sent_low_water_bytes: Some(low_water), ..limits() });
+    let (held, _) = filled(Limits { not_sent_low_water_bytes: Some(low_water), ..limits() }, low_water as usize, 0);
     let packet = 68 << 10;
     for socket in &held {
         assert!(socket.queued <= low_water as usize + packet, "{socket:?}");

@@ -273,15 +273,20 @@ impl Judge<'_> {
         {
             let page = (all / most.max(1)).max(1);
             let pages = (line as u64).div_ceil(page);
+            let fits = self.least(asked).saturating_add(line) <= self.available();
+            let command = if fits {
+                format!("sysctl -w net.ipv4.tcp_mem=\"{low} {} {pages}\"", pressure.max(pages / 4 * 3))
+            } else {
+                // Both lines grow with the connections, all but evenly.
+                let share = u128::from(asked) * u128::from(all) / (line as u128).max(1);
+                format!("tidegate serve SERVICE --max-connections {}", share.max(1))
+            };
             advise(
                 format!(
                     "if all socket buffers of {asked} connections were full they would hold {line} bytes, and the kernel stops at {all} for all \
-                     of TCP: peers would slow each other down"
+                     of TCP: peers that fill theirs would slow others down"
                 ),
-                format!(
-                    "sysctl -w net.ipv4.tcp_mem=\"{low} {} {pages}\"  (with memory for it)",
-                    pressure.max(pages / 4 * 3)
-                ),
+                command,
             );
         }
         findings
@@ -408,6 +413,24 @@ mod tests {
             assert!(!advice.blocks, "{advice:?}");
         }
         assert!(verdict.kept || no_engine(), "{verdict:?}");
+    }
+
+    #[test]
+    fn more_of_tcp_mem_is_advised_only_where_there_is_memory_for_it() {
+        let advice = |available: u64| {
+            let findings = judged(1000, None, &settings(available)).findings;
+            findings
+                .into_iter()
+                .find(|finding| finding.what.contains("all of TCP"))
+                .expect("117 MiB are not enough")
+                .command
+        };
+        assert!(advice(16 << 30).starts_with("sysctl -w net.ipv4.tcp_mem=\"10000 "), "{}", advice(16 << 30));
+        let fewer = advice(512 << 20);
+        let connections: u32 =
+            fewer.strip_prefix("tidegate serve SERVICE --max-connections ").expect("fewer").parse().expect("a number");
+        let line = limits(connections).ceiling(2, HANDLER_BYTES).kernel_bytes as u64;
+        assert!(connections > 50 && line < (30_000 << 12) * 11 / 10, "{connections} connections: {line}");
     }
 
     #[test]
