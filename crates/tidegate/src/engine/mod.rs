@@ -126,6 +126,8 @@ pub(crate) struct EngineConfig {
     pub spin: Duration,
     /// How long tear-down waits for the last completions.
     pub teardown_limit: Duration,
+    /// What is set on outgoing sockets; accepted ones inherit theirs from the listener.
+    pub socket_options: SocketOptions,
 }
 
 impl EngineConfig {

@@ -198,6 +198,7 @@ impl ServerBuilder {
             completion_entries: EngineConfig::COMPLETION_ENTRIES,
             spin: EngineConfig::SPIN,
             teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+            socket_options: self.limits.socket_options(),
         };
         // One engine so far: `Auto` and `Uring` mean the same.
         let engines: Vec<uring::Prepared> = (0..threads)

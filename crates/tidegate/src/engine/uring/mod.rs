@@ -38,7 +38,10 @@ use self::listening::Listeners;
 use self::raw::KernelAddress;
 use self::socket::{Ending, Operation, SendOperations, Socket};
 use self::waiting::Spin;
-use crate::engine::{CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, SocketId, Stale, Waker};
+use crate::engine::{
+    CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, SocketId, Stale, Waker,
+    apply_socket_options,
+};
 use crate::memory::{ArenaMemory, Chunked, FreeList, Gather, Line, ReceiveArena};
 use crate::random::split_mix;
 use crate::time::Time;
@@ -245,7 +248,9 @@ impl Engine for UringEngine {
 
     fn connect(&mut self, address: SocketAddr, source: Option<IpAddr>) -> Option<SocketId> {
         let id = self.take_place()?;
-        match raw::tcp_socket(&address, source) {
+        let socket = raw::tcp_socket(&address, source)
+            .and_then(|socket| apply_socket_options(&socket, &self.config.socket_options).map(|()| socket));
+        match socket {
             Ok(descriptor) => {
                 let target = Box::new(KernelAddress::from_std(address));
                 let raw = types::Fd(descriptor.as_raw_fd());
