@@ -7,6 +7,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate::{EngineChoice, MinProgress};
 
+use crate::doctor::DoctorOptions;
 use crate::load::arguments::LoadOptions;
 use crate::size::Size;
 use crate::span::{Limit, Span, parse_optional, parse_progress};
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Serve(ServeOptions),
     /// Load a server with many connections, measure how it answers and check what
     Load(LoadOptions),
+    /// Say what this machine can promise, and what stands in the way of more
+    Doctor(DoctorOptions),
 }
 
 /// How to serve.
@@ -59,8 +62,8 @@ pub(crate) struct ServeOptions {
     pub max_connections: Option<NonZeroU32>,
 
     /// Memory that the server may use at worst: a number of bytes, or of units of 1,024 bytes (K), 1,024 K (M), 1,024 M
-    /// (G), such as 128M. What connections and receive buffers leave of it is for what waits to be sent [default: 64M
-    /// for that, besides the rest]
+    /// (G), such as 128M. What connections and receive buffers leave of it is for what waits to be sent [default: half
+    /// of what is available when the kernel's sockets have their part, but no more than is of use]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
 
@@ -99,6 +102,8 @@ pub(crate) struct ServeOptions {
 
 const SERVE_NOTES: &str = "\
 The first lines on stdout name the addresses, one a line: listening echo tcp 127.0.0.1:7007
+Then come the ceilings of memory in bytes: a line `ceiling TERM BYTES` for each term and `ceiling total BYTES` for the
+server itself, and `kernel BYTES` for what its sockets may take of the kernel's memory besides.
 
 SIGTERM and SIGINT drain the server: what waits to be accepted is accepted, what is queued is sent, idle connections
 are closed, those that are still busy after half of --shutdown-grace are closed in order, and what is left after all of

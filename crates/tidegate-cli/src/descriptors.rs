@@ -4,10 +4,10 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Descriptors that are not connections: the standard streams, listeners, rings, wake-ups, and the one connection that
 /// is accepted to find out that there is no room for it. Generous, so that the promise holds.
-const RESERVED: u64 = 64;
+pub(crate) const RESERVED: u64 = 64;
 
 /// Connections when neither the user nor the machine says how many.
-const CONNECTIONS_DEFAULT: u32 = 10_000;
+pub(crate) const CONNECTIONS_DEFAULT: u32 = 10_000;
 
 /// Raises the soft limit to the hard one and returns that; `u64::MAX` when there is none.
 ///

@@ -1,11 +1,12 @@
 //! The program `tidegate`: servers on the Tidegate framework, and what it takes to run them and to load them.
 //!
 //! Exit status: 0 after a drained run or a load that went well, 1 when the machine refuses something (an address,
-//! descriptors, memory) or a load found faults, 2 for arguments that make no sense, 128 + its number when a second signal ends the program.
+//! descriptors, memory, a promise) or a load found faults, 2 for arguments that make no sense, 128 + its number when a second signal ends the program.
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod descriptors;
+mod doctor;
 mod load;
 mod logging;
 mod serve;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve(options) => serve::run(&options),
         Command::Load(options) => load::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

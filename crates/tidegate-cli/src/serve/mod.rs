@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tidegate::{BindError, Bound, Limits, Listener, Report, Server, ServerBuilder};
+use tidegate::{BindError, Bound, Limits, Listener, Machine, Report, Server, ServerBuilder};
 use tracing_subscriber::filter::LevelFilter;
 
 use self::chargen::Chargen;
@@ -47,9 +47,10 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
     for &address in &options.listen {
         builder = listen(builder, options.service, Listener::tcp(address), &draining);
     }
-    if let Some(Size { bytes }) = options.memory {
-        builder = builder.memory(bytes);
-    }
+    builder = match options.memory {
+        Some(Size { bytes }) => builder.memory(bytes),
+        None => builder.memory_share(Machine::look()),
+    };
     let bound = builder.bind().map_err(|error| match (error, options.memory) {
         (BindError::Limits(error), Some(size)) => Failure::Refused(format!("--memory {size}: {error}")),
         (error, _) => Failure::Refused(error.to_string()),
@@ -116,23 +117,28 @@ fn listen(builder: ServerBuilder, service: Service, listener: Listener, draining
     }
 }
 
-/// Says where the server listens: on stdout for programs, in the log with the rest for people.
+/// Says where the server listens and what it may use: on stdout for programs, in the log with the rest for people.
 fn announce(service: Service, bound: &Bound) {
     let mut lines = String::new();
     for address in bound.local_addrs() {
         let _ = writeln!(lines, "listening {} tcp {address}", service.name());
     }
+    let ceiling = bound.ceiling();
+    for (name, bytes) in ceiling.terms().into_iter().chain([("total", ceiling.total())]) {
+        let _ = writeln!(lines, "ceiling {name} {bytes}");
+    }
+    let _ = writeln!(lines, "kernel {}", ceiling.kernel_bytes);
     let mut stdout = io::stdout().lock();
     if let Err(error) = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()) {
         tracing::warn!(%error, "nobody reads stdout: the addresses are only in the log");
         tracing::info!(addresses = ?bound.local_addrs(), "listening");
     }
-    let ceiling = bound.ceiling();
     let terms: Vec<String> = ceiling.terms().iter().map(|(name, bytes)| format!("{name} {bytes}")).collect();
     tracing::info!(
         engine = bound.engine_name(),
         memory_bytes = ceiling.total(),
         memory = terms.join(" + "),
+        kernel_bytes = ceiling.kernel_bytes,
         "serving {}",
         service.name()
     );

@@ -94,6 +94,9 @@ pub(crate) mod uring;
 #[allow(dead_code, unused_imports, reason = "for the simulation harness and the conformance suite")]
 pub(crate) mod sim;
 
+mod probe;
+mod socket_options;
+
 #[cfg(test)]
 mod conformance;
 
@@ -105,6 +108,9 @@ use std::time::Duration;
 
 use crate::memory::{ArenaConfig, Buffer, Gather, ReceiveArena};
 use crate::time::Time;
+
+pub use self::probe::{EngineProbe, Feature, FeatureKind, Probe, probe};
+pub(crate) use self::socket_options::{SocketOptions, apply_socket_options};
 
 /// What an engine is built from.
 #[derive(Clone, Debug)]
@@ -123,6 +129,8 @@ pub(crate) struct EngineConfig {
     pub spin: Duration,
     /// How long tear-down waits for the last completions.
     pub teardown_limit: Duration,
+    /// What is set on outgoing sockets; accepted ones inherit theirs from the listener.
+    pub socket_options: SocketOptions,
 }
 
 impl EngineConfig {

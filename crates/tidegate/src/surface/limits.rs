@@ -1,9 +1,11 @@
 //! The limits of a server, and the sum that they make.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES, MinProgress};
+use crate::engine::SocketOptions;
 use crate::io_thread::REQUEST_BYTES;
 use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 
@@ -53,6 +55,18 @@ pub struct Limits {
     pub high_mark_bytes: usize,
     /// At or below this many queued bytes, it is read from again, and `on_writable` is called. Default: 16 KiB.
     pub low_mark_bytes: usize,
+    /// The kernel's send buffer of each connection (`SO_SNDBUF`), in bytes. The kernel doubles it for its own overhead and takes at most
+    /// `net.core.wmem_max`. Default: 128 KiB; raise it for fast links with long round trips (the bandwidth times the
+    /// round trip should fit). `None`: the kernel sizes it, up to the maximum of `net.ipv4.tcp_wmem` (4 MiB by default).
+    pub socket_send_buffer_bytes: Option<u32>,
+    /// The kernel's receive buffer of each connection (`SO_RCVBUF`), in bytes, with the same doubling and a maximum of
+    /// `net.core.rmem_max`. About the value itself is offered to the peer as window. Default: 128 KiB. `None`: the kernel sizes it, up to the
+    /// maximum of `net.ipv4.tcp_rmem` (6 MiB by default).
+    pub socket_receive_buffer_bytes: Option<u32>,
+    /// How many bytes may lie unsent in the send buffer of a connection before the kernel takes no more (`TCP_NOTSENT_LOWAT`).
+    /// What is on the wire and not acknowledged is not counted, so it bounds a peer that doesn't read and not one that doesn't
+    /// acknowledge. Default: 32 KiB. `None`: no bound but the send buffer.
+    pub not_sent_low_water_bytes: Option<u32>,
     /// Bytes that one connection may receive in one turn of the loop before others, in addition to what the system delivers in one
     /// batch. The engine on io_uring stays below it by its ways: bulk is received one buffer a turn, and a connection of messages
     /// gets at most the kernel's batch of 32 receives. At least `receive_buffer_bytes`. Default: 64 KiB.
@@ -106,6 +120,9 @@ impl Default for Limits {
             sends_outstanding: u32::MAX,
             high_mark_bytes: 32 << 10,
             low_mark_bytes: 16 << 10,
+            socket_send_buffer_bytes: Some(128 << 10),
+            socket_receive_buffer_bytes: Some(128 << 10),
+            not_sent_low_water_bytes: Some(32 << 10),
             read_budget_bytes: 64 << 10,
             mailbox_messages: 1024,
             connects_waiting: CONNECTS_WAITING,
@@ -138,6 +155,21 @@ impl LimitsError {
     pub(crate) fn listeners(count: usize, most: usize) -> Self {
         Self(format!("{count} listeners and clients, but a server has at most {most}"))
     }
+
+    pub(super) fn machine(
+        limits: &Limits,
+        least: usize,
+        left: usize,
+        available: usize,
+        allowed: Option<usize>,
+    ) -> Self {
+        let of = allowed.map_or_else(String::new, |allowed| format!(" of {allowed}"));
+        Self(format!(
+            "{} connections need at least {least} bytes of memory, but {available} bytes{of} are available, and the kernel's socket buffers \
+             leave {left}; allow fewer connections, smaller socket buffers, or give the machine or the control group more memory",
+            limits.max_connections
+        ))
+    }
 }
 
 impl fmt::Display for LimitsError {
@@ -150,7 +182,8 @@ impl std::error::Error for LimitsError {}
 
 /// What a server may use in memory at worst: a sum with named terms.
 ///
-/// The kernel's socket buffers are not in it, nor what handlers allocate themselves.
+/// What handlers allocate themselves is not in it, and neither is [`kernel_bytes`](Self::kernel_bytes), which is memory of the kernel and
+/// has a line of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ceiling {
     /// The program, the stacks of the I/O threads, rings, queues between threads.
@@ -161,10 +194,16 @@ pub struct Ceiling {
     pub receive_bytes: usize,
     /// Send memory: the common reserve and every connection's floor.
     pub send_bytes: usize,
+    /// What the kernel may use for the sockets at worst, besides all that: not a term of [`total`](Self::total). `max_connections` x (twice
+    /// [`Limits::socket_send_buffer_bytes`], twice [`Limits::socket_receive_buffer_bytes`], and 224 KiB for the packet that overshoots
+    /// each and for the socket); what arrives during a call, for each I/O thread; and, in [`Bound::ceiling`](crate::Bound::ceiling),
+    /// what those hold that wait in the backlogs. The kernel never uses more for all sockets of the machine than `net.ipv4.tcp_mem`
+    /// says. `docs/memory.md` has the sum and its sources.
+    pub kernel_bytes: usize,
 }
 
 impl Ceiling {
-    /// The terms, by name.
+    /// The terms, by name; [`kernel_bytes`](Self::kernel_bytes) is none of them.
     pub fn terms(&self) -> [(&'static str, usize); 4] {
         [
             ("base", self.base_bytes),
@@ -194,23 +233,27 @@ const CONNECTS_WAITING: usize = 1024;
 /// its request word (8), its places in lines, free lists and the arena's accounts (32), rounded up for the allocator.
 const CONNECTION_BYTES: usize = 320;
 
+/// The common send memory that is worth having: one full queue.
+pub(super) fn send_memory_min(limits: &Limits) -> usize {
+    limits.send_queue_bytes + MESSAGE_OVERHEAD_BYTES
+}
+
+/// Socket buffers that the kernel takes as they are said: below, it enforces a minimum of its own (4,608 bytes to send), above, doubling
+/// one would be more than it can count.
+const SOCKET_BUFFER_BYTES: RangeInclusive<u32> = 4096..=1 << 30;
+
 impl Limits {
     /// Sets [`send_memory_bytes`](Self::send_memory_bytes) so that a server with these limits, `threads` I/O threads and
     /// handlers of `handler_bytes` stays below `bytes` in all.
     ///
     /// # Errors
     /// When the rest alone is more than that; the text says what to change.
-    pub(crate) fn fit_memory(
-        mut self,
-        bytes: usize,
-        threads: usize,
-        handler_bytes: usize,
-    ) -> Result<Self, LimitsError> {
+    pub fn fit_memory(mut self, bytes: usize, threads: usize, handler_bytes: usize) -> Result<Self, LimitsError> {
         self.send_memory_bytes = 0;
         let least = self.ceiling(threads, handler_bytes);
-        let spare = bytes.checked_sub(least.total()).filter(|&spare| spare >= self.send_memory_min());
+        let spare = bytes.checked_sub(least.total()).filter(|&spare| spare >= send_memory_min(&self));
         let Some(spare) = spare else {
-            let wanted = least.total() + self.send_memory_min();
+            let wanted = least.total() + send_memory_min(&self);
             return Err(LimitsError(format!(
                 "{bytes} bytes of memory are not enough for {} connections on {threads} I/O threads: at least {wanted} bytes are \
                  needed (base {}, connections {}, receive {}, send {}); allow more memory, or fewer connections",
@@ -218,14 +261,14 @@ impl Limits {
                 least.base_bytes,
                 least.connections_bytes,
                 least.receive_bytes,
-                least.send_bytes + self.send_memory_min(),
+                least.send_bytes + send_memory_min(&self),
             )));
         };
         self.send_memory_bytes = spare;
         Ok(self)
     }
 
-    /// What a server with these limits may use at worst.
+    /// What a server with these limits may use at worst. [`Ceiling::kernel_bytes`] is without the backlogs of its listeners.
     pub fn ceiling(&self, threads: usize, handler_bytes: usize) -> Ceiling {
         let connections = self.max_connections as usize;
         let connects = self.connects_waiting.saturating_sub(CONNECTS_WAITING);
@@ -234,12 +277,8 @@ impl Limits {
             connections_bytes: connections * (CONNECTION_BYTES + handler_bytes),
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
+            kernel_bytes: self.kernel_bytes(threads, 0),
         }
-    }
-
-    /// The common send memory that is worth having: one full queue.
-    fn send_memory_min(&self) -> usize {
-        self.send_queue_bytes + MESSAGE_OVERHEAD_BYTES
     }
 
     pub(crate) fn arena(&self) -> ArenaConfig {
@@ -248,6 +287,14 @@ impl Limits {
             buffer_bytes: self.receive_buffer_bytes,
             owners: self.max_connections,
             lent_max: self.lent_buffers,
+        }
+    }
+
+    pub(crate) fn socket_options(&self) -> SocketOptions {
+        SocketOptions {
+            send_buffer_bytes: self.socket_send_buffer_bytes,
+            receive_buffer_bytes: self.socket_receive_buffer_bytes,
+            not_sent_low_water_bytes: self.not_sent_low_water_bytes,
         }
     }
 
@@ -303,6 +350,23 @@ impl Limits {
         }
         if self.connects_waiting == 0 {
             return refuse("connects_waiting is 0: no connection could be asked for".into());
+        }
+        let buffers = [
+            ("socket_send_buffer_bytes", self.socket_send_buffer_bytes),
+            ("socket_receive_buffer_bytes", self.socket_receive_buffer_bytes),
+        ];
+        for (name, bytes) in buffers.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))) {
+            if !SOCKET_BUFFER_BYTES.contains(&bytes) {
+                let (least, most) = (SOCKET_BUFFER_BYTES.start(), SOCKET_BUFFER_BYTES.end());
+                return refuse(format!(
+                    "{name} is {bytes}: it must be from {least} to {most} (None leaves it to the system)"
+                ));
+            }
+        }
+        if self.not_sent_low_water_bytes == Some(0) {
+            return refuse(
+                "not_sent_low_water_bytes is 0, which means the system's own to the kernel: use None".into(),
+            );
         }
         if self.window_bytes == 0 {
             return refuse("window_bytes is 0: nothing could be sent".into());
@@ -398,6 +462,11 @@ mod tests {
         let progress = Some(MinProgress::new(0, Duration::from_secs(1)));
         assert!(text(Limits { min_send_progress: progress, ..Limits::default() }).contains("0 bytes in 1s"));
         assert!(text(Limits { idle_timeout: Some(Duration::ZERO), ..Limits::default() }).contains("idle_timeout"));
+        assert!(text(Limits { socket_send_buffer_bytes: Some(4095), ..Limits::default() }).contains("4095"));
+        assert!(
+            text(Limits { socket_receive_buffer_bytes: Some(1 << 31), ..Limits::default() }).contains("2147483648")
+        );
+        assert!(text(Limits { not_sent_low_water_bytes: Some(0), ..Limits::default() }).contains("not_sent"));
         if cfg!(target_pointer_width = "64") {
             assert!(text(Limits { send_queue_bytes: 1 << 40, ..Limits::default() }).contains("1099511627776"));
         }

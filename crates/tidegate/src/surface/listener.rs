@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use crate::engine::{SocketOptions, apply_socket_options};
+
 /// A place to accept connections at.
 #[derive(Clone, Debug)]
 pub struct Listener {
@@ -35,7 +37,7 @@ impl Listener {
         self.backlog
     }
 
-    pub(crate) fn bind(&self) -> io::Result<TcpListener> {
+    pub(crate) fn bind(&self, options: &SocketOptions) -> io::Result<TcpListener> {
         let domain = socket2::Domain::for_address(self.address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
         // A restart must not wait for the connections of the last run to leave TIME_WAIT. On Unix this doesn't let two
@@ -44,6 +46,8 @@ impl Listener {
         socket.set_reuse_address(true)?;
         // Accepted sockets inherit it: messages go out when they are sent.
         socket.set_tcp_nodelay(true)?;
+        // They inherit these too, at no cost per connection.
+        apply_socket_options(&socket, options)?;
         if self.address.is_ipv6() {
             // [::]:port and 0.0.0.0:port are two listeners, on every system.
             socket.set_only_v6(true)?;

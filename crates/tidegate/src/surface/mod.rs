@@ -4,8 +4,10 @@ mod client;
 mod connection;
 mod handle;
 mod handler;
+mod kernel;
 mod limits;
 mod listener;
+mod machine;
 mod report;
 mod server;
 mod simulation;
@@ -20,9 +22,11 @@ pub use self::handle::{ConnectionHandle, PostError};
 pub use self::handler::Handler;
 pub use self::limits::{Ceiling, Limits, LimitsError};
 pub use self::listener::Listener;
+pub use self::machine::{ControlGroup, Machine};
 pub use self::report::Report;
 pub use self::server::{BindError, Bound, EngineChoice, RunError, Server, ServerBuilder, ServerHandle};
 pub use self::stats::Stats;
+pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
 pub use crate::io_thread::{Accepted, ConnectError, ConnectFailed, Connected, Target};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).

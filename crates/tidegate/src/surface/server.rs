@@ -14,7 +14,7 @@ use crate::io_thread::{
 };
 use crate::memory::SendReserve;
 use crate::surface::table::Table;
-use crate::surface::{Ceiling, Client, Connector, Handler, Limits, LimitsError, Listener, Report, Stats};
+use crate::surface::{Ceiling, Client, Connector, Handler, Limits, LimitsError, Listener, Machine, Report, Stats};
 use crate::sync::Arc;
 
 /// Where a server begins: [`Server::builder`].
@@ -26,7 +26,7 @@ impl Server {
     pub fn builder() -> ServerBuilder {
         ServerBuilder {
             limits: Limits::default(),
-            memory_bytes: None,
+            memory: Memory::AsLimits,
             threads: None,
             engine: EngineChoice::Auto,
             listeners: Vec::new(),
@@ -66,13 +66,20 @@ pub enum EngineChoice {
 /// A server that is being described.
 pub struct ServerBuilder {
     limits: Limits,
-    memory_bytes: Option<usize>,
+    memory: Memory,
     threads: Option<NonZeroUsize>,
     engine: EngineChoice,
     listeners: Vec<Described>,
     clients: Vec<DescribedClient>,
     /// Where the connectors find the server once it is bound.
     for_connectors: std::sync::Arc<OnceLock<Arc<ServerShared>>>,
+}
+
+/// Where [`Limits::send_memory_bytes`] comes from.
+enum Memory {
+    AsLimits,
+    Bytes(usize),
+    ShareOf(Box<Machine>),
 }
 
 /// A listener with the handlers of its connections.
@@ -102,7 +109,14 @@ impl ServerBuilder {
     /// What the server may use in memory in all, in bytes: send memory is what is left of it when everything else has its share
     /// ([`Ceiling`]), in place of [`Limits::send_memory_bytes`].
     pub fn memory(mut self, bytes: usize) -> Self {
-        self.memory_bytes = Some(bytes);
+        self.memory = Memory::Bytes(bytes);
+        self
+    }
+
+    /// Gives the server a sensible share of the memory that `machine` has available, in place of [`Limits::send_memory_bytes`]:
+    /// [`Limits::share_of`] says how much. Usually `machine` is [`Machine::look`].
+    pub fn memory_share(mut self, machine: Machine) -> Self {
+        self.memory = Memory::ShareOf(Box::new(machine));
         self
     }
 
@@ -169,7 +183,10 @@ impl ServerBuilder {
         let mut addresses = Vec::new();
         for described in &self.listeners {
             let address = described.listener.address();
-            let socket = described.listener.bind().map_err(|source| BindError::Listen { address, source })?;
+            let socket = described
+                .listener
+                .bind(&self.limits.socket_options())
+                .map_err(|source| BindError::Listen { address, source })?;
             addresses.push(socket.local_addr().map_err(|source| BindError::Listen { address, source })?);
             sockets.push(socket.into());
         }
@@ -181,6 +198,7 @@ impl ServerBuilder {
             completion_entries: EngineConfig::COMPLETION_ENTRIES,
             spin: EngineConfig::SPIN,
             teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+            socket_options: self.limits.socket_options(),
         };
         // One engine so far: `Auto` and `Uring` mean the same.
         let engines: Vec<uring::Prepared> = (0..threads)
@@ -188,7 +206,9 @@ impl ServerBuilder {
             .collect::<Result<_, _>>()
             .map_err(|error| BindError::Engine(error.to_string()))?;
         let shared = self.shared(engines.iter().map(uring::Prepared::waker));
-        let ceiling = self.limits.ceiling(threads, self.handler_bytes());
+        let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
+        let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
+        ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
         Ok(Bound { builder: self, engines, sockets, addresses, shared, ceiling })
     }
 }
@@ -197,10 +217,12 @@ impl ServerBuilder {
 impl ServerBuilder {
     /// The limits, with the memory shared out, if they fit together.
     pub(super) fn settled_limits(&self, threads: usize) -> Result<Limits, LimitsError> {
-        let mut limits = self.limits.clone();
-        if let Some(bytes) = self.memory_bytes {
-            limits = limits.fit_memory(bytes, threads, self.handler_bytes())?;
-        }
+        let limits = self.limits.clone();
+        let limits = match &self.memory {
+            Memory::AsLimits => limits,
+            Memory::Bytes(bytes) => limits.fit_memory(*bytes, threads, self.handler_bytes())?,
+            Memory::ShareOf(machine) => limits.share_of(machine, threads, self.handler_bytes())?,
+        };
         limits.check()?;
         let listeners = self.listeners.len();
         if !self.clients.is_empty() && limits.max_connections as usize <= listeners {

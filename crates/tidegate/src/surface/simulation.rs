@@ -235,6 +235,7 @@ impl Simulation {
             completion_entries: EngineConfig::COMPLETION_ENTRIES,
             spin: Duration::ZERO,
             teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+            socket_options: limits.socket_options(),
         };
         let engines: Vec<SimEngine> = (0..threads).map(|_| SimEngine::new(&self.world, config.clone())).collect();
         let shared = builder.shared(engines.iter().map(engine_waker));

@@ -47,6 +47,7 @@ impl Fixture for UringFixture {
             completion_entries: 8,
             spin: Duration::ZERO,
             teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+            socket_options: crate::engine::SocketOptions::default(),
         };
         match uring::prepare(config) {
             Err(SetupError::Unavailable(error)) => {

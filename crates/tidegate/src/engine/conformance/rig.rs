@@ -60,6 +60,7 @@ impl<F: Fixture> Rig<F> {
             completion_entries: 256,
             spin: Duration::ZERO,
             teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+            socket_options: crate::engine::SocketOptions::default(),
         };
         change(&mut config);
         config.arena.owners = config.sockets;

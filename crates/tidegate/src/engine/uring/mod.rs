@@ -9,6 +9,7 @@
 mod buffer_ring;
 mod kind;
 mod listening;
+mod probe;
 mod raw;
 mod recording;
 mod reporting;
@@ -37,12 +38,16 @@ use self::listening::Listeners;
 use self::raw::KernelAddress;
 use self::socket::{Ending, Operation, SendOperations, Socket};
 use self::waiting::Spin;
-use crate::engine::{CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, SocketId, Stale, Waker};
+use crate::engine::{
+    CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, SocketId, Stale, Waker,
+    apply_socket_options,
+};
 use crate::memory::{ArenaMemory, Chunked, FreeList, Gather, Line, ReceiveArena};
 use crate::random::split_mix;
 use crate::time::Time;
 
 pub(crate) use self::listening::{UringListener, UringStream};
+pub(crate) use self::probe::probe;
 pub(crate) use self::setup::SetupError;
 
 /// The most accepts posted on one listener at once. Accepts cost one submission each wherever they are posted; 16 is what was
@@ -243,7 +248,9 @@ impl Engine for UringEngine {
 
     fn connect(&mut self, address: SocketAddr, source: Option<IpAddr>) -> Option<SocketId> {
         let id = self.take_place()?;
-        match raw::tcp_socket(&address, source) {
+        let socket = raw::tcp_socket(&address, source)
+            .and_then(|socket| apply_socket_options(&socket, &self.config.socket_options).map(|()| socket));
+        match socket {
             Ok(descriptor) => {
                 let target = Box::new(KernelAddress::from_std(address));
                 let raw = types::Fd(descriptor.as_raw_fd());

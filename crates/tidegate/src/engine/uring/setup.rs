@@ -65,6 +65,11 @@ pub(super) fn build_ring(submissions: u32, completions: u32) -> Result<IoUring, 
     }
 }
 
+/// Whether the newest flag, which rings also work without, is taken.
+pub(super) fn takes_no_sqarray() -> bool {
+    attempt(SUBMISSION_ENTRIES_MIN, COMPLETION_ENTRIES_MIN, true).is_ok()
+}
+
 fn attempt(submissions: u32, completions: u32, no_sqarray: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder

@@ -5,11 +5,11 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::*;
+use crate::engine::SocketOptions;
 use crate::memory::{ArenaConfig, Piece};
 
-/// The thin path from end to end; the rest is the conformance suite's.
-#[test]
-fn a_message_is_accepted_received_sent_back_and_the_socket_closed() {
+/// An engine that is started, if io_uring is available.
+fn engine(socket_options: SocketOptions) -> Option<UringEngine> {
     let config = EngineConfig {
         sockets: 8,
         arena: ArenaConfig { buffers: 8, buffer_bytes: 4096, owners: 8, lent_max: 2 },
@@ -18,12 +18,38 @@ fn a_message_is_accepted_received_sent_back_and_the_socket_closed() {
         completion_entries: 128,
         spin: EngineConfig::SPIN,
         teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+        socket_options,
     };
-    let prepared = match prepare(config) {
-        Err(SetupError::Unavailable(error)) => return eprintln!("skipped: io_uring is not available: {error}"),
-        prepared => prepared.expect("a ring"),
+    match prepare(config) {
+        Err(SetupError::Unavailable(error)) => {
+            eprintln!("skipped: io_uring is not available: {error}");
+            None
+        }
+        prepared => Some(prepared.expect("a ring").start().expect("a started ring")),
+    }
+}
+
+#[test]
+fn outgoing_sockets_have_the_options_that_accepted_ones_inherit() {
+    let options = SocketOptions {
+        send_buffer_bytes: Some(50_000),
+        receive_buffer_bytes: Some(60_000),
+        not_sent_low_water_bytes: Some(7_000),
     };
-    let mut engine = prepared.start().expect("a started ring");
+    let Some(mut engine) = engine(options) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let id = engine.connect(listener.local_addr().expect("its address"), None).expect("a place");
+    let descriptor = engine.sockets[id.index].descriptor.as_ref().expect("it connects");
+    let socket = socket2::SockRef::from(descriptor);
+    assert_eq!(socket.send_buffer_size().expect("a socket"), 2 * 50_000, "the kernel doubles it");
+    assert_eq!(socket.recv_buffer_size().expect("a socket"), 2 * 60_000, "the kernel doubles it");
+    assert_eq!(socket.tcp_notsent_lowat().expect("a TCP socket"), 7_000);
+}
+
+/// The thin path from end to end; the rest is the conformance suite's.
+#[test]
+fn a_message_is_accepted_received_sent_back_and_the_socket_closed() {
+    let Some(mut engine) = engine(SocketOptions::default()) else { return };
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let address = listener.local_addr().expect("its address");
     let listener = engine.listen(listener.into());

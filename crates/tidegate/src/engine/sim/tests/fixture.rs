@@ -20,6 +20,7 @@ pub(super) fn config() -> EngineConfig {
         completion_entries: EngineConfig::COMPLETION_ENTRIES,
         spin: EngineConfig::SPIN,
         teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+        socket_options: crate::engine::SocketOptions::default(),
     }
 }
 
