@@ -114,6 +114,7 @@ fn a_receive_that_finds_the_system_without_memory_may_be_asked_for_again() {
         completion_entries: 128,
         spin: EngineConfig::SPIN,
         teardown_limit: EngineConfig::TEARDOWN_LIMIT,
+        socket_options: SocketOptions::default(),
     };
     let prepared = match prepare(config) {
         Err(SetupError::Unavailable(error)) => return eprintln!("skipped: io_uring is not available: {error}"),
