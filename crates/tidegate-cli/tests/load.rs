@@ -44,7 +44,8 @@ fn latency_ms(report: &Value, name: &str) -> f64 {
 /// A count from the server's summary, the last line on its stdout.
 #[track_caller]
 fn summary(server: &Ended, name: &str) -> u64 {
-    let summary: Value = serde_json::from_str(&server.stdout).unwrap_or_else(|error| panic!("{error}: {server:?}"));
+    let last = server.stdout.lines().last().unwrap_or_else(|| panic!("nothing on stdout: {server:?}"));
+    let summary: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {server:?}"));
     number(&summary, name)
 }
 
