@@ -23,6 +23,10 @@ const FILLER: &[u8; LINE_BYTES - DIGITS] = b" abcdefghijklmnopqrstuvwxyzABCDEFGH
 /// Lines that are sent as one message: 16 KiB, so that two fill the send queue to its default high mark.
 const MESSAGE_LINES: u64 = 256;
 
+/// Lines of a message when send memory is used up: 4 KiB, what each connection has for itself whatever others hold
+/// ([`Limits::send_floor_bytes`](tidegate::Limits)).
+const SMALL_MESSAGE_LINES: u64 = 64;
+
 /// Sends lines to one connection.
 pub(super) struct Chargen {
     peer: SocketAddr,
@@ -39,13 +43,15 @@ impl Chargen {
 
     /// Sends until the connection has had enough; `on_writable` goes on from there.
     fn fill(&mut self, connection: &mut Connection<'_>) {
+        let mut count = MESSAGE_LINES;
         while !self.draining.load(Ordering::Acquire) {
-            let sent = connection.send(lines(self.next_line, MESSAGE_LINES));
+            let sent = connection.send(lines(self.next_line, count));
             if sent.is_ok() {
-                self.next_line = self.next_line.wrapping_add(MESSAGE_LINES);
+                self.next_line = self.next_line.wrapping_add(count);
             }
             match sent.map_err(|refused| refused.why) {
                 Ok(Sent::Queued) => {}
+                Err(Refusal::NoMemory { .. }) if count > SMALL_MESSAGE_LINES => count = SMALL_MESSAGE_LINES,
                 Ok(_) | Err(Refusal::Full { .. } | Refusal::NoMemory { .. } | Refusal::Closing) => return,
                 Err(why) => {
                     // The limits leave no room for one message, ever: nothing would come after this.

@@ -307,6 +307,11 @@ impl Machine {
     }
 
     fn judge_silence(&mut self, now: Time, pools: &mut Pools) {
+        if self.marks.has(Mark::WaitsForMemory) {
+            // Its silence is the server's doing.
+            self.active = now;
+            return;
+        }
         let (first_byte, idle) = (pools.flow.first_byte_timeout, pools.flow.idle_timeout);
         let spoke = self.marks.has(Mark::Spoke);
         if !spoke && first_byte.is_some_and(|timeout| now >= self.active + timeout) {

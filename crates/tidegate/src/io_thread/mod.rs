@@ -8,6 +8,7 @@
 mod acceptor;
 mod connecting;
 mod handlers;
+mod pressure;
 mod shared;
 mod shortage;
 mod stats;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
 use self::handlers::apply_request;
+use self::pressure::Pressure;
 use self::shortage::Shortages;
 use self::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Delivery, Machine, Pools, Step};
@@ -44,10 +46,6 @@ const MESSAGES_PER_TURN: usize = 256;
 
 /// Connections that one turn takes from its hand-over, likewise.
 const HANDOVERS_PER_TURN: usize = 256;
-
-/// How long a connection must have made no progress to be closed for memory: longer than a healthy peer on a busy machine
-/// takes to read a socket buffer, and short enough that the others hardly notice the wait.
-const STALLED: Duration = Duration::from_millis(100);
 
 /// How often a thread looks whether send memory is back when nothing else wakes it: other threads give back
 /// without waking.
@@ -204,6 +202,8 @@ pub(crate) struct IoThread<E: Engine> {
     dirty: Vec<u32>,
     /// Connections that wait for send memory, first come first served.
     memory_line: Line<ConnectionKey>,
+    /// What is done about memory that doesn't come back.
+    pressure: Pressure,
     /// Connections that wait for their turn to send, first come first served.
     send_line: Line<ConnectionKey>,
     /// Connections that found the system out of memory.
@@ -251,6 +251,7 @@ impl<E: Engine> IoThread<E> {
             completions: Vec::new(),
             dirty: Vec::new(),
             memory_line: Line::default(),
+            pressure: Pressure::default(),
             send_line: Line::default(),
             shortages: Shortages::default(),
             expired: Vec::new(),
@@ -329,7 +330,7 @@ impl<E: Engine> IoThread<E> {
             return Some(self.context.now);
         }
         let timers = self.context.wheel.next_deadline();
-        if self.memory_line.is_empty() && !self.pools.pressed {
+        if self.memory_line.is_empty() && !self.pools.pressed && !self.shared.is_short_of_memory() {
             return timers;
         }
         let look = self.context.now + MEMORY_LOOK;
@@ -780,38 +781,6 @@ impl<E: Engine> IoThread<E> {
         }
         if self.slots[index].machine.wants_attention() {
             self.attend(index);
-        }
-    }
-
-    /// Under pressure, until a quarter of the arena is home again, the connection that has gone longest without progress is closed:
-    /// one a turn.
-    fn make_room(&mut self) {
-        if self.pools.pressed {
-            self.pools.pressed = !self.pools.arena_has_reserve();
-            if self.pools.pressed {
-                self.close_the_most_stalled();
-            }
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn close_the_most_stalled(&mut self) {
-        let (now, pools) = (self.context.now, &self.pools);
-        let in_use = self.slots.iter_mut().filter(|(_, slot)| slot.in_use);
-        // One that is being served, or that holds nothing beyond its floor, would be closed for nothing.
-        let holding = in_use.filter(|(index, slot)| slot.machine.holds_common_memory(*index, pools));
-        let stalled = holding.filter_map(|(index, slot)| slot.machine.stalled_since().map(|since| (since, index)));
-        let longest = stalled.min().filter(|&(since, _)| now.saturating_since(since) >= STALLED);
-        if let Some((since, index)) = longest {
-            let slot = &mut self.slots[index];
-            tracing::warn!(
-                connection = index,
-                stalled_ms = now.saturating_since(since).as_millis() as u64,
-                "send memory is used up: the connection that has gone longest without progress is closed"
-            );
-            slot.machine.abort(CloseReason::MemoryPressure, &mut self.pools);
-            self.mark_dirty(index);
         }
     }
 

@@ -172,6 +172,8 @@ pub(crate) struct ServerShared {
     accepting: AtomicBool,
     /// The acceptor waits for a slot to be released.
     acceptor_waits: AtomicBool,
+    /// The line for send memory of some thread stands still.
+    short_of_memory: AtomicBool,
     /// Places for connections that are taken: by connections, accepted or outgoing, and by accept credit.
     places: AtomicU32,
     /// How many of them outgoing connections have.
@@ -187,6 +189,7 @@ impl ServerShared {
             phase: AtomicU8::new(0),
             accepting: AtomicBool::new(true),
             acceptor_waits: AtomicBool::new(false),
+            short_of_memory: AtomicBool::new(false),
             places: AtomicU32::new(0),
             outgoing: AtomicU32::new(0),
             threads: threads.into_boxed_slice(),
@@ -218,6 +221,19 @@ impl ServerShared {
     /// Whether connections may still be handed over.
     pub(crate) fn is_accepting(&self) -> bool {
         self.accepting.load(Ordering::Acquire)
+    }
+
+    /// The line for send memory of a thread stands still, so that every thread looks for who holds what it waits for; or moves again.
+    pub(crate) fn set_short_of_memory(&self, short: bool) {
+        self.short_of_memory.store(short, Ordering::Relaxed);
+        if short {
+            self.wake_all();
+        }
+    }
+
+    /// Whether a line for send memory stands still.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        self.short_of_memory.load(Ordering::Relaxed)
     }
 
     /// The acceptor has no slot left (or has again).

@@ -86,8 +86,9 @@ impl<E: Engine> IoThread<E> {
     fn serve_memory_line(&mut self) {
         for _ in 0..MEMORY_TURNS {
             if !self.pools.can_charge_reply() {
-                return;
+                return self.line_stands();
             }
+            self.line_moves();
             let slots = &self.slots;
             let Some(key) = self.memory_line.next(|key| is_current(slots, key)) else { return };
             let slot = &mut self.slots[key.slot];

@@ -1,0 +1,92 @@
+//! When memory doesn't come back: the connection that has gone longest without progress is closed, so that the others go on.
+
+use std::time::Duration;
+
+use super::IoThread;
+use crate::connection::CloseReason;
+use crate::engine::Engine;
+use crate::time::Time;
+
+/// How long a connection must have made no progress to be closed for memory: longer than a healthy peer on a busy machine
+/// takes to read a socket buffer, and short enough that the others hardly notice the wait.
+const STALLED: Duration = Duration::from_millis(100);
+
+/// How long the line for send memory may stand still before somebody is closed for it. Much longer than memory takes to come back
+/// from peers that read, so that a short shortage closes nobody.
+const LINE_PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long to wait after one was closed for the line, to see whether that was enough: other threads look for memory this often.
+const NEXT_VICTIM: Duration = Duration::from_millis(10);
+
+/// What a thread knows of the line for send memory standing still.
+#[derive(Default)]
+pub(super) struct Pressure {
+    /// Since when the line of this thread has not moved, while somebody is in it.
+    stands_since: Option<Time>,
+    /// When this thread last closed one for the line of any thread.
+    closed_at: Option<Time>,
+}
+
+impl<E: Engine> IoThread<E> {
+    /// The line for send memory has moved, or nobody is in it any more.
+    pub(super) fn line_moves(&mut self) {
+        if self.pressure.stands_since.take().is_some() {
+            self.shared.set_short_of_memory(false);
+        }
+    }
+
+    /// The line for send memory stands still.
+    pub(super) fn line_stands(&mut self) {
+        let now = self.context.now;
+        let since = *self.pressure.stands_since.get_or_insert(now);
+        // The memory is common to all threads, and so is the search for who holds it.
+        if now.saturating_since(since) >= LINE_PATIENCE && !self.shared.is_short_of_memory() {
+            self.shared.set_short_of_memory(true);
+        }
+    }
+
+    /// Under pressure the connection that has gone longest without progress is closed: one a turn until a quarter of the arena is home
+    /// again, one each [`NEXT_VICTIM`] while the line for send memory stands still.
+    #[inline]
+    pub(super) fn make_room(&mut self) {
+        if self.pools.pressed || self.shared.is_short_of_memory() {
+            self.make_room_by_closing();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_room_by_closing(&mut self) {
+        if self.memory_line.is_empty() {
+            self.line_moves();
+        }
+        self.pools.pressed &= !self.pools.arena_has_reserve();
+        let now = self.context.now;
+        let waited = self.pressure.closed_at.is_none_or(|closed| now.saturating_since(closed) >= NEXT_VICTIM);
+        let for_the_line = self.shared.is_short_of_memory() && waited;
+        if (self.pools.pressed || for_the_line) && self.close_the_most_stalled() {
+            self.pressure.closed_at = Some(now);
+            // What it held goes back to all threads at once: the one that waits for it may be another.
+            self.pools.lease.release_surplus();
+        }
+    }
+
+    /// Closes the connection that has gone longest without progress; whether there was one.
+    fn close_the_most_stalled(&mut self) -> bool {
+        let (now, pools) = (self.context.now, &self.pools);
+        let in_use = self.slots.iter_mut().filter(|(_, slot)| slot.in_use);
+        // One that is being served, or that holds nothing beyond its floor, would be closed for nothing.
+        let holding = in_use.filter(|(index, slot)| slot.machine.holds_common_memory(*index, pools));
+        let stalled = holding.filter_map(|(index, slot)| slot.machine.stalled_since().map(|since| (since, index)));
+        let longest = stalled.min().filter(|&(since, _)| now.saturating_since(since) >= STALLED);
+        let Some((since, index)) = longest else { return false };
+        tracing::warn!(
+            connection = index,
+            stalled_ms = now.saturating_since(since).as_millis() as u64,
+            "send memory is used up: the connection that has gone longest without progress is closed"
+        );
+        self.slots[index].machine.abort(CloseReason::MemoryPressure, &mut self.pools);
+        self.mark_dirty(index);
+        true
+    }
+}
