@@ -27,11 +27,16 @@
 //!   listener. Each one taken is one [`Completion::Accepted`] and uses one credit. Without credit nothing is taken: what arrives waits in
 //!   the backlog.
 //! - **E7.** [`Completion::AcceptFailed`] also uses one credit, whatever the error (`EMFILE`, `ENFILE`, `ENOBUFS`, a connection that was
-//!   reset while it waited). The engine doesn't try again by itself.
+//!   reset while it waited). The engine doesn't try again by itself: what waits in the backlog then may stay there, whatever credit is
+//!   left, until another connection arrives or `accept` is called. With a count of 0, it adds nothing and has the engine look again.
 //! - **E8.** [`close_listener`](Engine::close_listener) takes back unused credit, then accepts what the backlog holds, each
 //!   an `Accepted`, at most `sweep` from this call on (accepts that had completed already included); then closes
 //!   the listening socket, then completes with [`Completion::ListenerClosed`], the last one of this listener.
 //! - **E9.** An accepted [`Stream`](Engine::Stream) that is dropped without being adopted is closed at once.
+//! - **E26.** [`refuse`](Engine::refuse) turns an accepted stream away, with the next `poll` (or the end of the engine) and without a completion, a place, a buffer
+//!   or a wait: of the answer (at most [`ANSWER_BYTES_MAX`]) what fits goes out, our side is shut, what has arrived
+//!   is thrown away, and the socket is closed. So a peer that had sent nothing more by then reads the answer and then the end; one that
+//!   sends afterwards may see a reset. Nothing that the peer does or doesn't do is reported.
 //!
 //! # Receiving: by demand
 //!
@@ -94,6 +99,7 @@ pub(crate) mod uring;
 #[allow(dead_code, unused_imports, reason = "for the simulation harness and the conformance suite")]
 pub(crate) mod sim;
 
+mod defer;
 mod probe;
 mod socket_options;
 
@@ -106,9 +112,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::memory::{ArenaConfig, Buffer, Gather, ReceiveArena};
 use crate::time::Time;
 
+pub(crate) use self::defer::defer_accept;
 pub use self::probe::{EngineProbe, Feature, FeatureKind, Probe, probe};
 pub(crate) use self::socket_options::{SocketOptions, apply_socket_options};
 
@@ -145,6 +154,9 @@ impl EngineConfig {
     /// Ending 20,000 armed receives took 3 to 24 ms where it was measured.
     pub(crate) const TEARDOWN_LIMIT: Duration = Duration::from_secs(5);
 }
+
+/// The longest answer of a refusal: fits into any socket buffer that nothing was written to, so it goes out whole without a wait.
+pub(crate) const ANSWER_BYTES_MAX: usize = 1024;
 
 /// A socket of one engine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -262,11 +274,13 @@ pub(crate) trait Engine {
 
     /// Takes over a listening socket. Nothing is accepted before [`accept`](Self::accept).
     fn listen(&mut self, listener: Self::Listener) -> ListenerId;
-    /// Adds credit for `count` connections (E6).
+    /// Adds credit for `count` connections (E6), and has the backlog looked at again (E7).
     fn accept(&mut self, listener: ListenerId, count: u32);
     /// Sweeps the backlog, up to `sweep` connections, and closes the listener (E8).
     fn close_listener(&mut self, listener: ListenerId, sweep: u32);
 
+    /// Turns a connection away with an answer, which may be empty (E26).
+    fn refuse(&mut self, stream: Self::Stream, answer: &Bytes);
     /// Takes over a connected socket. `Err` gives it back: all [`EngineConfig::sockets`] places are in use.
     fn adopt(&mut self, stream: Self::Stream) -> Result<SocketId, Self::Stream>;
     /// Begins to connect, from `source` if that is given (E25); completes with [`Completion::Connected`], whatever goes wrong.

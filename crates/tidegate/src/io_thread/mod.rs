@@ -8,13 +8,16 @@
 mod acceptor;
 mod connecting;
 mod handlers;
+mod per_address;
 mod pressure;
 mod shared;
 mod shortage;
 mod stats;
 mod timers;
+mod token_bucket;
 mod waiting;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,6 +26,7 @@ use std::time::Duration;
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
 use self::handlers::apply_request;
+use self::per_address::Ticket;
 use self::pressure::Pressure;
 use self::shortage::Shortages;
 use self::timers::{TimerKey, TimerWheel};
@@ -32,6 +36,8 @@ use crate::memory::{Chunked, Line, SendLease, SendReserve};
 use crate::sync::Arc;
 use crate::time::Time;
 
+pub(crate) use self::acceptor::Accepting;
+pub use self::acceptor::{RefusedBecause, WhenFull};
 pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
 pub use self::handlers::Accepted;
@@ -73,8 +79,10 @@ pub(crate) struct Setup<E: Engine> {
     pub reserve: Arc<SendReserve>,
     /// The limits of each connection.
     pub flow: crate::connection::Flow,
-    /// The most connections of the whole server.
-    pub connections_max: u32,
+    /// What the acceptor goes by.
+    pub accepting: Accepting,
+    /// The most accepted connections that this thread serves at once; others wait in line.
+    pub active_max: u32,
     /// The most sends of this thread with the system at once.
     pub sends_outstanding: u32,
     /// Timers per connection.
@@ -98,6 +106,8 @@ pub(crate) struct Tally {
     pub bytes_sent: u64,
     /// Connections by the number of their close reason.
     pub closed: [u64; CloseReason::COUNT],
+    /// Connections that were turned away, by the number of the reason.
+    pub refused: [u64; RefusedBecause::COUNT],
 }
 
 /// Whether the loop goes on.
@@ -191,10 +201,19 @@ pub(crate) struct IoThread<E: Engine> {
     pools: Pools,
     context: Context,
     acceptor: Option<Acceptor<E::Stream>>,
+    /// When the acceptor has another turn, whatever happens until then.
+    accept_timer: Option<(Time, TimerKey)>,
     handover: Handover<E::Stream>,
     connecting: Connecting,
     /// The most connections of the whole server.
     connections_max: u32,
+    /// Accepted and not served yet, first come first served: only if as many as may be active are.
+    in_line: VecDeque<NewConnection<E::Stream>>,
+    /// Accepted connections that are served, and the most there may be.
+    active: u32,
+    active_max: u32,
+    /// The tickets of connections, by slot; empty if addresses are not counted.
+    tickets: Chunked<Ticket>,
     addresses: Vec<SocketAddr>,
     shared: Arc<ServerShared>,
     completions: Vec<Completion<E::Stream>>,
@@ -220,11 +239,13 @@ pub(crate) struct IoThread<E: Engine> {
 impl<E: Engine> IoThread<E> {
     /// Puts a thread together. Nothing runs before [`turn`](Self::turn).
     pub(crate) fn new(mut setup: Setup<E>) -> Self {
-        let slots = setup.connections_max;
+        let slots = setup.accepting.connections_max;
+        let counted = setup.accepting.per_ip.map_or(0, |_| slots);
         let has_clients = !setup.clients.is_empty();
         let acceptor = setup.listeners.map(|listeners| {
             let ids: Vec<ListenerId> = listeners.into_iter().map(|listener| setup.engine.listen(listener)).collect();
-            Acceptor::new(Arc::clone(&setup.shared), ids, setup.handovers.clone(), slots, has_clients)
+            let now = setup.engine.now();
+            Acceptor::new(Arc::clone(&setup.shared), ids, setup.handovers.clone(), setup.accepting, has_clients, now)
         });
         let context = Context {
             now: setup.engine.now(),
@@ -242,10 +263,15 @@ impl<E: Engine> IoThread<E> {
             connecting: Connecting::new(setup.clients, setup.addresses.len()),
             connections_max: slots,
             handover: Arc::clone(&setup.handovers[setup.number]),
+            in_line: VecDeque::new(),
+            active: 0,
+            active_max: setup.active_max,
+            tickets: Chunked::new(counted),
             tables: setup.tables,
             pools,
             context,
             acceptor,
+            accept_timer: None,
             addresses: setup.addresses,
             shared: setup.shared,
             completions: Vec::new(),
@@ -312,7 +338,10 @@ impl<E: Engine> IoThread<E> {
         self.settle(busy);
 
         if let Some(acceptor) = &mut self.acceptor {
-            acceptor.top_up(&mut self.engine);
+            let look = acceptor.top_up(&mut self.engine, self.context.now);
+            if look != self.accept_timer.map(|(time, _)| time) {
+                self.arm_accept_timer(look);
+            }
         }
         let over = !self.shared.is_accepting() && self.connections_are_over();
         Ok(if over { Turn::Finished } else { Turn::Running })
@@ -320,7 +349,18 @@ impl<E: Engine> IoThread<E> {
 
     /// Whether no connection is left, and none is on its way.
     fn connections_are_over(&self) -> bool {
-        self.connections == 0 && self.handover.is_empty() && self.connects_are_over()
+        let nobody = self.connections == 0 && self.in_line.is_empty();
+        nobody && self.handover.is_empty() && self.connects_are_over()
+    }
+
+    /// Lets the acceptor have another turn at `time`.
+    #[cold]
+    #[inline(never)]
+    fn arm_accept_timer(&mut self, time: Option<Time>) {
+        if let Some((_, timer)) = self.accept_timer.take() {
+            self.context.wheel.cancel(timer);
+        }
+        self.accept_timer = time.map(|time| (time, self.context.wheel.insert(time, Timer::AcceptAgain)));
     }
 
     /// Until when the next poll may sleep.
@@ -392,15 +432,15 @@ impl<E: Engine> IoThread<E> {
             }
             Completion::Connected { socket, result } => self.connected(socket, result),
             Completion::Accepted { listener, stream, peer } => {
-                let own = self.acceptor.as_mut().and_then(|acceptor| acceptor.accepted(listener, stream, peer));
-                if let Some(connection) = own {
-                    self.open(connection);
+                let Some(acceptor) = &mut self.acceptor else { return };
+                let taken = (listener, stream, peer);
+                if let Some(own) = acceptor.accepted(&mut self.engine, &mut self.tally, taken) {
+                    self.arrived(own);
                 }
             }
             Completion::AcceptFailed { listener, error } => {
-                let pause = self.acceptor.as_mut().and_then(|acceptor| acceptor.failed(listener, &error));
-                if let Some(pause) = pause {
-                    self.context.wheel.insert(self.context.now + pause, Timer::AcceptAgain);
+                if let Some(acceptor) = &mut self.acceptor {
+                    acceptor.failed(listener, &error, self.context.now);
                 }
             }
             Completion::ListenerClosed { .. } => {
@@ -447,17 +487,52 @@ impl<E: Engine> IoThread<E> {
         self.call_with_credit(index, credit_bytes, |table, key, view| table.on_read(key, view, buffer));
     }
 
-    /// Makes the handler of a connection that has just arrived.
+    /// A connection has come to this thread: it is served, or waits in line.
+    fn arrived(&mut self, connection: NewConnection<E::Stream>) {
+        if self.active < self.active_max && self.in_line.is_empty() {
+            self.open(connection);
+        } else {
+            self.in_line.push_back(connection);
+        }
+    }
+
+    /// Serves those in line for whom there is a place now; turns them all away if nobody is served any more.
+    #[cold]
+    #[inline(never)]
+    fn serve_line(&mut self) {
+        if self.phase == Phase::Aborting {
+            let because = RefusedBecause::Unserved;
+            for connection in self.in_line.drain(..) {
+                self.tally.refused[because.number()] += 1;
+                self.shared.connection_released(self.context.thread, connection.ticket);
+            }
+            self.context.shared.stats.publish_refused(because, self.tally.refused[because.number()]);
+        }
+        for _ in 0..HANDOVERS_PER_TURN {
+            if self.active >= self.active_max {
+                return;
+            }
+            let Some(connection) = self.in_line.pop_front() else { return };
+            self.open(connection);
+        }
+        self.more_to_do = true;
+    }
+
+    /// Makes the handler of a connection that is to be served.
     #[cold]
     #[inline(never)]
     fn open(&mut self, connection: NewConnection<E::Stream>) {
-        let NewConnection { stream, peer, listener } = connection;
+        let NewConnection { stream, peer, listener, ticket } = connection;
         let Ok(socket) = self.engine.adopt(stream) else {
             // Can't be: the acceptor counts, and every thread has room for all. The stream is closed by the drop.
             tracing::error!(%peer, "no place for a connection that was counted");
-            self.shared.connection_released(self.context.thread);
+            self.shared.connection_released(self.context.thread, ticket);
             return;
         };
+        self.active += 1;
+        if ticket != Ticket::NONE {
+            *self.tickets.ensure(socket.index) = ticket;
+        }
         let accepted = Accepted { peer, local: self.addresses[listener], io_thread: self.context.thread };
         self.establish(socket, listener, &Arrival::Accepted(&accepted));
     }
@@ -517,9 +592,12 @@ impl<E: Engine> IoThread<E> {
                 swallow(panic, "a handler panicked in on_close");
             }
         }
-        match table < self.addresses.len() {
-            true => self.shared.connection_released(self.context.thread),
-            false => self.shared.outgoing_released(self.context.thread),
+        if table < self.addresses.len() {
+            self.active -= 1;
+            let ticket = self.tickets.get_mut(key.slot).map_or(Ticket::NONE, std::mem::take);
+            self.shared.connection_released(self.context.thread, ticket);
+        } else {
+            self.shared.outgoing_released(self.context.thread);
         }
     }
 }
@@ -610,9 +688,8 @@ impl<E: Engine> IoThread<E> {
                 }
                 Timer::Connect(key) => self.connect_timed_out(key),
                 Timer::AcceptAgain => {
-                    if let Some(acceptor) = &mut self.acceptor {
-                        acceptor.try_again();
-                    }
+                    // The end of this turn does what there is to do.
+                    self.accept_timer = None;
                 }
                 Timer::HalfGrace => self.close_all(),
                 Timer::Grace => self.abort_all(),
@@ -626,9 +703,12 @@ impl<E: Engine> IoThread<E> {
     }
 
     fn take_handovers(&mut self) {
+        if !self.in_line.is_empty() {
+            self.serve_line();
+        }
         for _ in 0..HANDOVERS_PER_TURN {
             let Some(connection) = self.handover.pop() else { return };
-            self.open(connection);
+            self.arrived(connection);
         }
         self.more_to_do = true;
     }
@@ -712,6 +792,7 @@ impl<E: Engine> IoThread<E> {
     #[inline(never)]
     fn abort_all(&mut self) {
         self.phase = Phase::Aborting;
+        self.serve_line();
         self.mark_all_dirty();
     }
 
@@ -825,6 +906,11 @@ impl<E: Engine> IoThread<E> {
     /// Connections of this thread, those that are connecting included.
     pub(crate) fn connections(&self) -> u32 {
         self.connections + self.connecting.len() as u32
+    }
+
+    /// Connections in line on this thread.
+    pub(crate) fn in_line(&self) -> usize {
+        self.in_line.len()
     }
 
     /// Arena buffers that are out.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use crossbeam_queue::ArrayQueue;
 
 use super::connecting::ConnectQueue;
+use super::per_address::Ticket;
 use super::stats::ThreadStats;
 use crate::engine::Waker;
 use crate::memory::IndexStack;
@@ -180,11 +181,13 @@ pub(crate) struct ServerShared {
     outgoing: AtomicU32,
     /// The threads; the acceptor is a role of the first.
     pub threads: Box<[Arc<ThreadShared>]>,
+    /// Tickets of released connections, on their way back to the acceptor.
+    pub returned_tickets: IndexStack,
 }
 
 impl ServerShared {
-    /// For these threads.
-    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>) -> Arc<Self> {
+    /// For these threads, with so many tickets: as many as connections if those are counted for each address, or none.
+    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>, tickets: u32) -> Arc<Self> {
         Arc::new(Self {
             phase: AtomicU8::new(0),
             accepting: AtomicBool::new(true),
@@ -193,6 +196,7 @@ impl ServerShared {
             places: AtomicU32::new(0),
             outgoing: AtomicU32::new(0),
             threads: threads.into_boxed_slice(),
+            returned_tickets: IndexStack::new(tickets),
         })
     }
 
@@ -276,7 +280,7 @@ impl ServerShared {
     /// An outgoing connection of thread `number` is over, or did not come about.
     pub(crate) fn outgoing_released(&self, number: usize) {
         self.outgoing.fetch_sub(1, Ordering::SeqCst);
-        self.connection_released(number);
+        self.connection_released(number, Ticket::NONE);
     }
 
     /// Connections of all threads, those on their way included.
@@ -284,8 +288,13 @@ impl ServerShared {
         self.threads.iter().map(|thread| thread.connections.load(Ordering::SeqCst)).sum()
     }
 
-    /// A slot of thread `number` is free again.
-    pub(crate) fn connection_released(&self, number: usize) {
+    /// A connection of thread `number` is over, and its ticket comes back.
+    pub(crate) fn connection_released(&self, number: usize, ticket: Ticket) {
+        if let Some(ticket) = ticket.number() {
+            // Before the connection stops being counted: so there are never more tickets out than connections allowed. The
+            // acceptor is not woken for it: it looks when it has somebody to decide about.
+            self.returned_tickets.push(ticket);
+        }
         self.threads[number].connections.fetch_sub(1, Ordering::SeqCst);
         self.places.fetch_sub(1, Ordering::SeqCst);
         // Sequentially consistent with the acceptor, which first says that it waits and then counts again: one of
@@ -325,6 +334,8 @@ pub(crate) struct NewConnection<S> {
     pub peer: SocketAddr,
     /// Which listener took it.
     pub listener: usize,
+    /// Given back when it is released.
+    pub ticket: Ticket,
 }
 
 /// The way of connections to one I/O thread.
@@ -424,7 +435,7 @@ mod loom_tests {
     fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
         loom::model(|| {
             let waker = || Waker::new(std::sync::Arc::new(|| {}));
-            let shared = ServerShared::new((0..2).map(|_| ThreadShared::new(waker(), 1, 1)).collect());
+            let shared = ServerShared::new((0..2).map(|_| ThreadShared::new(waker(), 1, 1)).collect(), 0);
             // One place is the listener's credit already; of two outgoing connections, one may be.
             assert_eq!(shared.take_places(1, 2), 1);
             let live = Arc::new(AtomicU32::new(0));

@@ -1,5 +1,6 @@
 //! What an I/O thread publishes of itself, for whoever asks from another thread.
 
+use super::acceptor::RefusedBecause;
 use crate::connection::CloseReason;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -13,6 +14,7 @@ pub(crate) struct ThreadStats {
     send_memory_bytes: AtomicU64,
     buffers_in_use: AtomicU32,
     closed: [AtomicU64; CloseReason::COUNT],
+    refused: [AtomicU64; RefusedBecause::COUNT],
 }
 
 /// What was read of them.
@@ -24,6 +26,7 @@ pub(crate) struct StatsSum {
     pub send_memory_bytes: u64,
     pub buffers_in_use: u32,
     pub closed: [u64; CloseReason::COUNT],
+    pub refused: [u64; RefusedBecause::COUNT],
 }
 
 impl ThreadStats {
@@ -45,6 +48,11 @@ impl ThreadStats {
         self.closed[reason.number()].store(count, Ordering::Relaxed);
     }
 
+    /// So many have been turned away for this reason.
+    pub(super) fn publish_refused(&self, because: RefusedBecause, count: u64) {
+        self.refused[because.number()].store(count, Ordering::Relaxed);
+    }
+
     /// Adds them to `sum`.
     pub(crate) fn add_to(&self, sum: &mut StatsSum) {
         sum.opened += self.opened.load(Ordering::Relaxed);
@@ -53,6 +61,9 @@ impl ThreadStats {
         sum.send_memory_bytes += self.send_memory_bytes.load(Ordering::Relaxed);
         sum.buffers_in_use += self.buffers_in_use.load(Ordering::Relaxed);
         for (sum, count) in sum.closed.iter_mut().zip(&self.closed) {
+            *sum += count.load(Ordering::Relaxed);
+        }
+        for (sum, count) in sum.refused.iter_mut().zip(&self.refused) {
             *sum += count.load(Ordering::Relaxed);
         }
     }

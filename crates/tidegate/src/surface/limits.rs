@@ -1,12 +1,15 @@
 //! The limits of a server, and the sum that they make.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES, MinProgress};
 use crate::engine::SocketOptions;
-use crate::io_thread::REQUEST_BYTES;
+use crate::io_thread::{Accepting, REQUEST_BYTES, WhenFull};
 use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 
 /// What a server may use: each bound has a name here.
@@ -18,8 +21,21 @@ use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once, over all listeners, clients and I/O threads; from accept, or from when an I/O thread begins to connect, until
-    /// release, lingering included. At the limit nothing is accepted: what arrives waits in the backlog. A connect fails. Default: 10,000.
+    /// release, lingering included. At the limit [`when_full`](Self::when_full) decides about what arrives. A connect fails. Default: 10,000.
     pub max_connections: u32,
+    /// What becomes of a connection that arrives at the limit. Default: it waits in the backlog.
+    pub when_full: WhenFull,
+    /// Connections at once from one IPv4 address, or from one /64 of IPv6 (an IPv4-mapped address is the IPv4 one); from accept until
+    /// release. Those beyond it are refused. Default: `None`, as many as `max_connections`.
+    pub connections_per_ip: Option<u32>,
+    /// Connections accepted in a second, over all listeners, with bursts of a tenth of that (at least 1, and 1 more for each listener
+    /// beyond the first). Those that come faster wait in the backlog. Draining takes what the backlog holds at any rate.
+    /// Default: `None`, as many as come.
+    pub accept_rate: Option<u32>,
+    /// Connections that are served at once, shared out among the I/O threads, at least 1 each. Those accepted beyond it wait in line
+    /// on their thread, first come first served: for them no handler is made, nothing is read and no timeout runs. They count against
+    /// `max_connections`. Default: `None`, all are served.
+    pub active_connections: Option<u32>,
     /// Receive buffers of each I/O thread. A few hundred of 4 KiB serve 10,000 busy connections, and more walk
     /// through the cache. When all are out, receives wait in line. Default: 256, at most 32,768.
     pub receive_buffers: u32,
@@ -107,6 +123,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            when_full: WhenFull::Wait,
+            connections_per_ip: None,
+            accept_rate: None,
+            active_connections: None,
             receive_buffers: 256,
             receive_buffer_bytes: 16 << 10,
             held_buffers: 2,
@@ -150,6 +170,10 @@ impl LimitsError {
              at least {} in all",
             listeners + 1
         ))
+    }
+
+    pub(crate) fn busy_answer(address: SocketAddr, bytes: usize, most: usize) -> Self {
+        Self(format!("the busy answer of the listener at {address} has {bytes} bytes: it must not exceed {most}"))
     }
 
     pub(crate) fn listeners(count: usize, most: usize) -> Self {
@@ -242,6 +266,64 @@ pub(super) fn send_memory_min(limits: &Limits) -> usize {
 /// one would be more than it can count.
 const SOCKET_BUFFER_BYTES: RangeInclusive<u32> = 4096..=1 << 30;
 
+/// What it takes to count a connection for its address: a ticket with its address, its places in two lists and in the table of its
+/// slot (28), and its address in a tree (20) whose nodes may be half empty.
+const PER_IP_BYTES: usize = 96;
+
+/// Presets.
+impl Limits {
+    /// For many short requests: `active` connections are served at once, so that what they need stays in the caches, and three times
+    /// as many may wait in line. Those beyond are refused at once ([`Listener::busy_answer`](crate::Listener::busy_answer)) and
+    /// can go elsewhere: waiting longer would only make them late.
+    ///
+    /// | | |
+    /// |---|---|
+    /// | `active_connections` | `active` |
+    /// | `max_connections` | 4 × `active` |
+    /// | `when_full` | refuse |
+    ///
+    /// Everything else is the default.
+    pub fn throughput(active: u32) -> Self {
+        Self {
+            active_connections: Some(active),
+            max_connections: active.saturating_mul(4),
+            when_full: WhenFull::Refuse,
+            ..Self::default()
+        }
+    }
+
+    /// For as many connections as memory holds, most of them idle: about 1 KiB each in [`ceiling`](Self::ceiling), without their handlers.
+    ///
+    /// | | | |
+    /// |---|---|---|
+    /// | `max_connections` | `max` | |
+    /// | `receive_buffer_bytes`, `receive_buffers` | 4,096, 512 | idle connections hold none; 2 MiB for each I/O thread |
+    /// | `held_buffers` | 1 | |
+    /// | `reply_bytes`, `send_floor_bytes` | 512, 704 | enough to answer everybody when common memory is used up |
+    /// | `send_queue_bytes`, `high_mark_bytes`, `low_mark_bytes` | 16,384, 8,192, 4,096 | |
+    /// | `send_queue_messages` | 64 | |
+    /// | `window_bytes`, `read_budget_bytes` | 16,384, 16,384 | |
+    ///
+    /// Everything else is the default.
+    pub fn connections(max: u32) -> Self {
+        Self {
+            max_connections: max,
+            receive_buffer_bytes: 4096,
+            receive_buffers: 512,
+            held_buffers: 1,
+            reply_bytes: 512,
+            send_floor_bytes: 512 + MESSAGE_OVERHEAD_BYTES,
+            send_queue_bytes: 16 << 10,
+            high_mark_bytes: 8 << 10,
+            low_mark_bytes: 4 << 10,
+            send_queue_messages: 64,
+            window_bytes: 16 << 10,
+            read_budget_bytes: 16 << 10,
+            ..Self::default()
+        }
+    }
+}
+
 impl Limits {
     /// Sets [`send_memory_bytes`](Self::send_memory_bytes) so that a server with these limits, `threads` I/O threads and
     /// handlers of `handler_bytes` stays below `bytes` in all.
@@ -271,14 +353,37 @@ impl Limits {
     /// What a server with these limits may use at worst. [`Ceiling::kernel_bytes`] is without the backlogs of its listeners.
     pub fn ceiling(&self, threads: usize, handler_bytes: usize) -> Ceiling {
         let connections = self.max_connections as usize;
+        let counting = self.connections_per_ip.map_or(0, |_| PER_IP_BYTES);
         let connects = self.connects_waiting.saturating_sub(CONNECTS_WAITING);
         Ceiling {
             base_bytes: PROGRAM_BYTES + threads * (THREAD_BYTES + connects * REQUEST_BYTES),
-            connections_bytes: connections * (CONNECTION_BYTES + handler_bytes),
+            connections_bytes: connections * (CONNECTION_BYTES + counting + handler_bytes),
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
             kernel_bytes: self.kernel_bytes(threads, 0),
         }
+    }
+
+    pub(crate) fn accepting(&self, busy_answers: Vec<Bytes>) -> Accepting {
+        Accepting {
+            connections_max: self.max_connections,
+            per_ip: self.connections_per_ip,
+            per_second: self.accept_rate,
+            when_full: self.when_full,
+            busy_answers,
+        }
+    }
+
+    /// How many tickets it takes to count connections for their addresses.
+    pub(crate) fn tickets(&self) -> u32 {
+        self.connections_per_ip.map_or(0, |_| self.max_connections)
+    }
+
+    /// How many connections thread `number` of `threads` serves at once: an equal part, the first ones one more, none less than one.
+    pub(crate) fn active_share(&self, number: usize, threads: usize) -> u32 {
+        let Some(active) = self.active_connections else { return self.max_connections };
+        let (number, threads) = (number as u32, threads.max(1) as u32);
+        (active / threads + u32::from(number < active % threads)).max(1)
     }
 
     pub(crate) fn arena(&self) -> ArenaConfig {
@@ -335,6 +440,24 @@ impl Limits {
         let buffer = self.receive_buffer_bytes as usize;
         if self.max_connections == 0 {
             return refuse("max_connections is 0: a server needs at least 1".into());
+        }
+        let accepting = [
+            ("connections_per_ip", self.connections_per_ip),
+            ("accept_rate", self.accept_rate),
+            ("active_connections", self.active_connections),
+        ];
+        for (name, limit) in accepting {
+            if limit == Some(0) {
+                return refuse(format!("{name} is 0: no connection could be served (None sets no limit)"));
+            }
+        }
+        if let Some(active) = self.active_connections
+            && active > self.max_connections
+        {
+            return refuse(format!(
+                "active_connections is {active}: it must not exceed max_connections, {}, of which they are a part",
+                self.max_connections
+            ));
         }
         if buffer == 0 || !buffer.is_multiple_of(PAGE_BYTES) {
             return refuse(format!("receive_buffer_bytes is {buffer}: it must be a multiple of {PAGE_BYTES}"));
@@ -451,6 +574,29 @@ mod tests {
     }
 
     #[test]
+    fn the_presets_fit_together_and_cost_what_they_say() {
+        for limits in [Limits::throughput(1), Limits::throughput(1_000), Limits::throughput(u32::MAX)] {
+            assert_eq!(limits.check(), Ok(()), "{limits:?}");
+        }
+        let (few, many) = (Limits::connections(1), Limits::connections(1_000_001));
+        assert_eq!((few.check(), many.check()), (Ok(()), Ok(())));
+        let each = (many.ceiling(2, 0).total() - few.ceiling(2, 0).total()) / 1_000_000;
+        assert!((1_000..=1_100).contains(&each), "{each} bytes each");
+    }
+
+    #[test]
+    fn active_connections_are_shared_out_exactly_unless_there_are_more_threads() {
+        let shares = |active, threads| {
+            let limits = Limits { active_connections: active, ..Limits::default() };
+            (0..threads).map(|number| limits.active_share(number, threads)).collect::<Vec<_>>()
+        };
+        assert_eq!(shares(Some(10), 4), [3, 3, 2, 2]);
+        assert_eq!(shares(Some(8), 4), [2; 4]);
+        assert_eq!(shares(Some(2), 4), [1; 4]);
+        assert_eq!(shares(None, 2), [10_000; 2]);
+    }
+
+    #[test]
     fn contradictions_are_named_with_their_numbers() {
         let text = |limits: Limits| limits.check().expect_err("a contradiction").to_string();
         assert!(text(Limits { high_mark_bytes: 65_000, ..Limits::default() }).contains("65000"));
@@ -458,6 +604,11 @@ mod tests {
         assert!(text(Limits { low_mark_bytes: 40 << 10, ..Limits::default() }).contains("40960"));
         assert!(text(Limits { connects_waiting: 0, ..Limits::default() }).contains("connects_waiting"));
         assert!(text(Limits { max_connections: 0, ..Limits::default() }).contains("max_connections"));
+        assert!(text(Limits { connections_per_ip: Some(0), ..Limits::default() }).contains("connections_per_ip is 0"));
+        assert!(text(Limits { accept_rate: Some(0), ..Limits::default() }).contains("accept_rate is 0"));
+        assert!(text(Limits { active_connections: Some(0), ..Limits::default() }).contains("active_connections is 0"));
+        let active = text(Limits { active_connections: Some(10_001), ..Limits::default() });
+        assert!(active.contains("10001") && active.contains("10000"), "{active}");
         assert!(text(Limits { sends_outstanding: 0, ..Limits::default() }).contains("sends_outstanding"));
         let progress = Some(MinProgress::new(0, Duration::from_secs(1)));
         assert!(text(Limits { min_send_progress: progress, ..Limits::default() }).contains("0 bytes in 1s"));

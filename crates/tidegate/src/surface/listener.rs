@@ -2,14 +2,19 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
-use crate::engine::{SocketOptions, apply_socket_options};
+use bytes::Bytes;
+
+use crate::engine::{ANSWER_BYTES_MAX, SocketOptions, apply_socket_options, defer_accept};
 
 /// A place to accept connections at.
 #[derive(Clone, Debug)]
 pub struct Listener {
     address: SocketAddr,
     backlog: u32,
+    busy_answer: Bytes,
+    defer_accept: Option<Duration>,
 }
 
 impl Listener {
@@ -19,12 +24,36 @@ impl Listener {
 
     /// TCP at `address`; port 0 lets the system choose one ([`Bound::local_addrs`](crate::Bound::local_addrs) tells which).
     pub fn tcp(address: SocketAddr) -> Self {
-        Self { address, backlog: Self::BACKLOG }
+        Self { address, backlog: Self::BACKLOG, busy_answer: Bytes::new(), defer_accept: None }
     }
 
     /// How many connections may wait to be accepted, [`BACKLOG`](Self::BACKLOG) by default.
     pub fn backlog(mut self, connections: u32) -> Self {
         self.backlog = connections;
+        self
+    }
+
+    /// What a connection is told that is refused, for whatever reason, before it is closed: for HTTP a `503`, say. At most
+    /// [`BUSY_ANSWER_BYTES_MAX`](Self::BUSY_ANSWER_BYTES_MAX), which [`bind`](crate::ServerBuilder::bind) checks. Default: nothing.
+    ///
+    /// It is sent without waiting, and what the peer has sent by then is thrown away; so most peers read the answer and then the end.
+    /// One that goes on sending may see a reset instead.
+    pub fn busy_answer(mut self, answer: impl Into<Bytes>) -> Self {
+        self.busy_answer = answer.into();
+        self
+    }
+
+    /// The longest [`busy_answer`](Self::busy_answer), in bytes: it goes out whole, because every new socket has room for it.
+    pub const BUSY_ANSWER_BYTES_MAX: usize = ANSWER_BYTES_MAX;
+
+    /// Lets the system keep a connection back until its client has sent something, for protocols in which clients speak
+    /// first: then a connection that says nothing costs the server nothing. Default: not.
+    ///
+    /// Linux only (`TCP_DEFER_ACCEPT`); elsewhere, and in a [`Simulation`](crate::sim::Simulation), it has no effect. `time` is
+    /// rounded up to whole seconds, and by the system to a retransmission of its handshake (after 1, 3, 7, 15 s and
+    /// so on); a client that has said nothing by then is accepted all the same, when it answers that. Zero turns it off.
+    pub fn defer_accept(mut self, time: Duration) -> Self {
+        self.defer_accept = Some(time);
         self
     }
 
@@ -35,6 +64,10 @@ impl Listener {
 
     pub(crate) fn backlog_connections(&self) -> u32 {
         self.backlog
+    }
+
+    pub(crate) fn answer(&self) -> &Bytes {
+        &self.busy_answer
     }
 
     pub(crate) fn bind(&self, options: &SocketOptions) -> io::Result<TcpListener> {
@@ -53,7 +86,11 @@ impl Listener {
             socket.set_only_v6(true)?;
         }
         socket.bind(&self.address.into())?;
-        socket.listen(i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
-        Ok(socket.into())
+        let listener = TcpListener::from(socket);
+        if let Some(time) = self.defer_accept {
+            defer_accept(&listener, time)?;
+        }
+        socket2::SockRef::from(&listener).listen(i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
+        Ok(listener)
     }
 }

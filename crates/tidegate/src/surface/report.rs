@@ -1,7 +1,7 @@
 //! What a server has done.
 
 use crate::connection::CloseReason;
-use crate::io_thread::Tally;
+use crate::io_thread::{RefusedBecause, Tally};
 
 /// What a server has done from start to end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,9 +19,12 @@ impl Report {
         for (sum, count) in self.tally.closed.iter_mut().zip(tally.closed) {
             *sum += count;
         }
+        for (sum, count) in self.tally.refused.iter_mut().zip(tally.refused) {
+            *sum += count;
+        }
     }
 
-    /// Connections that were established, accepted and outgoing ones.
+    /// Connections that were established, accepted and outgoing ones, without those that were [refused](Self::refused).
     pub fn connections(&self) -> u64 {
         self.tally.opened
     }
@@ -34,6 +37,16 @@ impl Report {
     /// Connections that were asked for and were not established.
     pub fn connects_failed(&self) -> u64 {
         self.tally.connects_failed
+    }
+
+    /// Connections turned away for this reason.
+    pub fn refused(&self, because: RefusedBecause) -> u64 {
+        self.tally.refused[because.number()]
+    }
+
+    /// How many connections were turned away for each reason, by its [name](RefusedBecause::name); reasons that did not occur included.
+    pub fn refused_by_cause(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        RefusedBecause::NAMES.into_iter().zip(self.tally.refused)
     }
 
     /// Bytes received, without what was thrown away after a close.

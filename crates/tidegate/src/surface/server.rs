@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 
 use crate::engine::{EngineConfig, Waker, uring};
@@ -228,7 +229,18 @@ impl ServerBuilder {
         if !self.clients.is_empty() && limits.max_connections as usize <= listeners {
             return Err(LimitsError::no_place_for_clients(limits.max_connections, listeners));
         }
+        for described in &self.listeners {
+            let (bytes, most) = (described.listener.answer().len(), Listener::BUSY_ANSWER_BYTES_MAX);
+            if bytes > most {
+                return Err(LimitsError::busy_answer(described.listener.address(), bytes, most));
+            }
+        }
         Ok(limits)
+    }
+
+    /// What each listener tells those that it turns away.
+    pub(super) fn busy_answers(&self) -> Vec<Bytes> {
+        self.listeners.iter().map(|described| described.listener.answer().clone()).collect()
     }
 
     /// What a connection takes in the tables of handlers at worst, and while it is connecting. Each listener and each client has a
@@ -250,7 +262,10 @@ impl ServerBuilder {
     /// What the I/O threads with these wakers share, where the connectors find it.
     pub(super) fn shared(&self, wakers: impl Iterator<Item = Waker>) -> Arc<ServerShared> {
         let (slots, connects) = (self.limits.max_connections, self.limits.connects_waiting);
-        let shared = ServerShared::new(wakers.map(|waker| ThreadShared::new(waker, slots, connects)).collect());
+        let shared = ServerShared::new(
+            wakers.map(|waker| ThreadShared::new(waker, slots, connects)).collect(),
+            self.limits.tickets(),
+        );
         // A builder is bound once.
         let _ = self.for_connectors.set(Arc::clone(&shared));
         shared
@@ -381,12 +396,14 @@ impl Bound {
         let threads_all = engines.len();
         let mut sockets = Some(sockets);
         let mut threads = Vec::new();
+        let answers = builder.busy_answers();
         let mut failure = None;
         for (number, engine) in engines.into_iter().enumerate() {
             let listeners = sockets.take();
             let (makers, clients) = (builder.table_makers(), builder.outgoing());
             let (limits, addresses, handovers) = (builder.limits.clone(), addresses.clone(), handovers.clone());
             let (of_thread, reserve) = (Arc::clone(&shared), reserve.clone());
+            let accepting = limits.accepting(answers.clone());
             let body = move || {
                 let mut stop = StopOnFailure { shared: Arc::clone(&of_thread), well: false };
                 let engine = engine.start().map_err(|source| RunError::Start { thread: number, source })?;
@@ -401,7 +418,8 @@ impl Bound {
                     shared: of_thread,
                     reserve,
                     flow: limits.flow(),
-                    connections_max: limits.max_connections,
+                    accepting,
+                    active_max: limits.active_share(number, threads_all),
                     sends_outstanding: limits.sends_outstanding_per_thread(threads_all),
                     timers_per_connection: limits.timers_per_connection,
                     shutdown_grace: limits.shutdown_grace,

@@ -66,7 +66,7 @@ pub struct Simulation {
     /// Clients that have begun, by the number of their peer.
     clients: BTreeMap<u32, (Peer, Box<dyn Client>)>,
     /// Clients that begin later, by the token of their timer.
-    waiting: BTreeMap<u64, (SocketAddr, Box<dyn Client>)>,
+    waiting: BTreeMap<u64, Waiting>,
     clients_begun: u64,
     report: Report,
     steps_max: u64,
@@ -78,6 +78,13 @@ struct Served {
     reserve: Arc<SendReserve>,
     connections_max: u32,
     queue_bytes_max: usize,
+}
+
+/// A client that has not begun.
+struct Waiting {
+    local: Option<SocketAddr>,
+    address: SocketAddr,
+    client: Box<dyn Client>,
 }
 
 /// A client, driven by the simulation.
@@ -255,7 +262,8 @@ impl Simulation {
                 shared: Arc::clone(&shared),
                 reserve: reserve.clone(),
                 flow: limits.flow(),
-                connections_max: limits.max_connections,
+                accepting: limits.accepting(builder.busy_answers()),
+                active_max: limits.active_share(number, threads),
                 sends_outstanding: limits.sends_outstanding_per_thread(threads),
                 timers_per_connection: limits.timers_per_connection,
                 shutdown_grace: limits.shutdown_grace,
@@ -273,9 +281,30 @@ impl Simulation {
 
     /// Lets `client` connect to `address`, `after` from now.
     pub fn client(&mut self, address: SocketAddr, after: Duration, client: impl Client + 'static) {
+        self.begin_later(None, address, after, Box::new(client));
+    }
+
+    /// Lets `client` connect from `local` to `address`, `after` from now; by default each client has an address of its own.
+    pub fn client_from(
+        &mut self,
+        local: SocketAddr,
+        address: SocketAddr,
+        after: Duration,
+        client: impl Client + 'static,
+    ) {
+        self.begin_later(Some(local), address, after, Box::new(client));
+    }
+
+    fn begin_later(
+        &mut self,
+        local: Option<SocketAddr>,
+        address: SocketAddr,
+        after: Duration,
+        client: Box<dyn Client>,
+    ) {
         let token = self.clients_begun;
         self.clients_begun += 1;
-        self.waiting.insert(token, (address, Box::new(client)));
+        self.waiting.insert(token, Waiting { local, address, client });
         self.world.call_at(self.world.now() + after, token);
     }
 
@@ -370,6 +399,7 @@ impl Simulation {
         let left = [
             ("connections", u64::from(thread.connections())),
             ("bytes of send memory charged", thread.charged_bytes() as u64),
+            ("connections in line", thread.in_line() as u64),
             ("messages waiting", thread.messages_waiting() as u64),
             ("sends in flight", u64::from(thread.sends_outstanding().0)),
             ("receive buffers out", u64::from(thread.buffers_out())),
@@ -383,8 +413,11 @@ impl Simulation {
     }
 
     fn begin_client(&mut self, token: u64) -> Result<(), Violation> {
-        let Some((address, client)) = self.waiting.remove(&token) else { return Ok(()) };
-        let peer = self.world.connect(address);
+        let Some(Waiting { local, address, client }) = self.waiting.remove(&token) else { return Ok(()) };
+        let peer = match local {
+            Some(local) => self.world.connect_from(local, address),
+            None => self.world.connect(address),
+        };
         let number = peer.number();
         self.clients.insert(number, (Peer { peer, world: self.world.clone() }, client));
         self.turn_client(number)

@@ -1,7 +1,7 @@
 //! What a server is doing now.
 
 use crate::connection::CloseReason;
-use crate::io_thread::{ServerShared, StatsSum};
+use crate::io_thread::{RefusedBecause, ServerShared, StatsSum};
 
 /// What a server is doing and has done so far, as [`ServerHandle::stats`](crate::ServerHandle::stats) found it. The counters are
 /// published by each I/O thread once a turn of its loop, so those of a busy server are of slightly different moments.
@@ -28,6 +28,11 @@ impl Stats {
     /// Connections opened so far.
     pub fn opened(&self) -> u64 {
         self.sum.opened
+    }
+
+    /// Connections turned away for this reason so far.
+    pub fn refused(&self, because: RefusedBecause) -> u64 {
+        self.sum.refused[because.number()]
     }
 
     /// Bytes received so far, without what was thrown away after a close.

@@ -1,5 +1,6 @@
 //! Handlers on a real server with real sockets: what they may do, and what happens when they do it badly.
 
+mod accepting;
 mod clients;
 mod endings;
 mod harness;

@@ -126,6 +126,33 @@ pub(super) fn a_connection_that_was_reset_in_the_backlog_uses_one_credit<F: Fixt
     rig.finish();
 }
 
+pub(super) fn looking_again_neither_adds_nor_loses_credit<F: Fixture>() {
+    let mut rig = Rig::<F>::new();
+    let (listener, address) = rig.listen();
+    rig.accept(listener, 0);
+    let mut peers = vec![rig.fixture.connect_peer(address, None)];
+    rig.expect_quiet();
+    rig.accept(listener, 3);
+    let mut streams = vec![rig.expect_accepted(listener)];
+    for _ in 0..5 {
+        // Twice in one poll, and while a connection comes.
+        rig.accept(listener, 0);
+        rig.accept(listener, 0);
+        rig.turn();
+    }
+    rig.accept(listener, 0);
+    peers.extend((0..3).map(|_| rig.fixture.connect_peer(address, None)));
+    streams.extend([rig.expect_accepted(listener), rig.expect_accepted(listener)]);
+    rig.expect_quiet();
+    rig.accept(listener, 0);
+    rig.expect_quiet();
+    rig.accept(listener, 1);
+    streams.push(rig.expect_accepted(listener));
+    assert_eq!((streams.len(), peers.len()), (4, 4));
+    drop(streams);
+    rig.finish();
+}
+
 pub(super) fn closing_a_listener_delivers_what_waits_in_the_backlog<F: Fixture>() {
     let mut rig = Rig::<F>::new();
     let (listener, address) = rig.listen();

@@ -28,6 +28,7 @@ mod planted;
 #[cfg(target_os = "linux")]
 mod real_time;
 mod receiving;
+mod refusing;
 mod rig;
 mod sending;
 mod sharing;
@@ -59,11 +60,19 @@ macro_rules! common_cases {
                 listeners_are_told_apart,
                 a_failed_accept_uses_one_credit_and_is_not_tried_again,
                 a_connection_that_was_reset_in_the_backlog_uses_one_credit,
+                looking_again_neither_adds_nor_loses_credit,
                 closing_a_listener_delivers_what_waits_in_the_backlog,
                 a_sweep_takes_no_more_than_it_was_told,
                 a_sweep_counts_what_had_been_accepted_already,
                 closing_a_listener_takes_back_unused_credit,
                 a_stream_that_is_dropped_unadopted_is_closed;
+            refusing:
+                a_refused_peer_reads_the_answer_and_then_the_end,
+                a_refusal_without_an_answer_is_the_end,
+                a_refusal_throws_away_what_has_arrived_and_does_not_reset,
+                a_refusal_takes_no_place_no_buffer_and_no_completion,
+                refusing_a_peer_that_is_gone_harms_nobody,
+                what_was_refused_last_is_answered_at_the_end_of_the_engine;
             connecting:
                 a_connect_to_a_listener_succeeds_and_carries_bytes_both_ways,
                 a_connect_comes_from_the_source_that_was_asked_for,

@@ -5,6 +5,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::fixture::{Event, Fixture, Peer, StreamOf};
 use super::material::{gather_of, pattern};
 use super::monitor::Monitor;
@@ -114,6 +116,11 @@ impl<F: Fixture> Rig<F> {
         let socket = self.fixture.engine_mut().adopt(stream).expect("a place for the socket");
         self.monitor.made(socket, false);
         socket
+    }
+
+    /// Turns a stream away.
+    pub(super) fn refuse(&mut self, stream: StreamOf<F>, answer: &'static [u8]) {
+        self.fixture.engine_mut().refuse(stream, &Bytes::from_static(answer));
     }
 
     /// A connection: the engine's socket and its peer.

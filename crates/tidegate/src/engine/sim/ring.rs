@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
+
 use super::endpoint::{EndpointId, Failure, Owner};
 use super::faults::Fault;
 use super::network::Network;
@@ -110,7 +112,7 @@ pub(super) struct RingListener {
 }
 
 /// Something to hand over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Submission {
     Connect(SocketId),
     Arm(SocketId),
@@ -120,6 +122,7 @@ pub(super) enum Submission {
     Close(SocketId),
     Accept { listener: ListenerId, count: u32 },
     CloseListener { listener: ListenerId, sweep: u32 },
+    Refuse { endpoint: EndpointId, answer: Bytes },
 }
 
 /// A completion on its way.
@@ -206,6 +209,11 @@ impl Ring {
     /// See [`Engine::close_listener`](crate::engine::Engine::close_listener).
     pub(super) fn close_listener(&mut self, listener: ListenerId, sweep: u32) {
         self.recorded.push_back(Submission::CloseListener { listener, sweep });
+    }
+
+    /// See [`Engine::refuse`](crate::engine::Engine::refuse).
+    pub(super) fn refuse(&mut self, endpoint: EndpointId, answer: Bytes) {
+        self.recorded.push_back(Submission::Refuse { endpoint, answer });
     }
 
     /// Takes over an endpoint. `None`: all places are in use.
@@ -324,7 +332,11 @@ impl Ring {
         for listener in &self.listeners {
             network.unbind(listener.number);
         }
-        self.recorded.clear();
+        for submission in std::mem::take(&mut self.recorded) {
+            if let Submission::Refuse { endpoint, answer } = submission {
+                self.turn_away(endpoint, &answer, network);
+            }
+        }
         self.starving.clear();
         self.ready.clear();
     }

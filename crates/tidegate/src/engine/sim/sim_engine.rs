@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
+
 use super::endpoint::EndpointId;
 use super::network::Network;
 use super::random::Random;
@@ -158,6 +160,12 @@ impl Engine for SimEngine {
 
     fn close_listener(&mut self, listener: ListenerId, sweep: u32) {
         self.with(|ring, _| ring.close_listener(listener, sweep));
+    }
+
+    fn refuse(&mut self, mut stream: SimStream, answer: &Bytes) {
+        assert!(self.dropped.is_of_same_world(&stream.dropped), "a stream of another world");
+        stream.is_adopted = true;
+        self.with(|ring, _| ring.refuse(stream.endpoint, answer.clone()));
     }
 
     fn adopt(&mut self, mut stream: SimStream) -> Result<SocketId, SimStream> {

@@ -161,6 +161,7 @@ impl Ring {
                 }
             }
             Submission::CloseListener { listener, sweep } => self.sweep(listener, sweep, network),
+            Submission::Refuse { endpoint, answer } => self.turn_away(endpoint, &answer, network),
         }
     }
 
@@ -433,6 +434,18 @@ impl Ring {
         }
         network.unbind(number);
         self.report_listener(listener, Entry::ListenerClosed { listener }, network);
+    }
+
+    /// The answer as far as there is room, then the end; what has arrived is thrown away (E26).
+    pub(super) fn turn_away(&mut self, endpoint: EndpointId, answer: &[u8], network: &mut Network) {
+        self.note(network, "refuse", (endpoint.index, endpoint.generation), answer.len() as u64, 0);
+        if let Ok(room) = network.room(endpoint)
+            && room.min(answer.len()) > 0
+        {
+            network.write(endpoint, std::iter::once(answer), room.min(answer.len()));
+        }
+        network.skip(endpoint, network.unread_bytes(endpoint));
+        network.close(endpoint, CloseMode::Orderly);
     }
 
     fn report_accept(&mut self, listener: ListenerId, entry: Entry, network: &mut Network) {

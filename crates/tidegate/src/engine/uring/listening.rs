@@ -32,6 +32,24 @@ impl UringStream {
     }
 }
 
+/// The most input of a refused connection that is thrown away: more than a socket takes in before anybody reads (128 KiB by default).
+const REFUSED_INPUT_BYTES: usize = 1 << 20;
+
+impl UringStream {
+    /// Sends what fits of `answer`, shuts our side, throws away what has arrived, and closes (E26). Without that throwing
+    /// away, the close would reset the connection and might destroy the answer.
+    pub(super) fn turn_away(self, answer: &[u8]) {
+        let socket = self.0.as_raw_fd();
+        // Best effort: a peer that is gone needs no answer.
+        if !answer.is_empty() {
+            let _ = raw::send_now(socket, answer);
+        }
+        if raw::shutdown_write(socket).is_ok() {
+            let _ = raw::throw_away(socket, REFUSED_INPUT_BYTES);
+        }
+    }
+}
+
 impl From<std::net::TcpStream> for UringStream {
     fn from(stream: std::net::TcpStream) -> Self {
         Self(OwnedFd::from(stream))
@@ -116,6 +134,12 @@ impl Listeners {
         Some((entry, number))
     }
 
+    /// One of the accepts that are posted on a listener, if any is.
+    pub(super) fn any_posted(&self, id: ListenerId) -> Option<u32> {
+        let posted = |accept: &Accept| accept.listener == id && accept.address.is_some();
+        self.accepts.iter().position(posted).map(|number| number as u32)
+    }
+
     /// Begins to close; returns the numbers of the accepts to cancel.
     pub(super) fn begin_close(&mut self, id: ListenerId, sweep: u32) -> Vec<u32> {
         let listener = &mut self.listeners[id.0 as usize];
@@ -149,8 +173,11 @@ impl Listeners {
     pub(super) fn accepted(&mut self, number: u32, result: i32, out: &mut Vec<Completion<UringStream>>) -> ListenerId {
         let (listener, address) = self.end(number);
         let entry = &mut self.listeners[listener.0 as usize];
+        // Cancelled to be posted anew, or because the listener is being closed.
+        if result == -libc::ECANCELED {
+            return listener;
+        }
         entry.credit = entry.credit.saturating_sub(1);
-        let closing = entry.closing.is_some();
         if result >= 0 {
             if let Some(left) = &mut entry.closing {
                 *left = left.saturating_sub(1);
@@ -158,7 +185,7 @@ impl Listeners {
             // SAFETY: a descriptor that accept has just made belongs to nobody else.
             let stream = UringStream(unsafe { OwnedFd::from_raw_fd(result) });
             out.push(Completion::Accepted { listener, stream, peer: address.to_std() });
-        } else if !(closing && result == -libc::ECANCELED) {
+        } else {
             out.push(Completion::AcceptFailed { listener, error: io::Error::from_raw_os_error(-result) });
         }
         listener

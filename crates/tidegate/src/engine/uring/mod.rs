@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 
@@ -103,6 +104,7 @@ impl Prepared {
             spilled: VecDeque::new(),
             ready: VecDeque::new(),
             half_closes: Vec::new(),
+            refusals: Vec::new(),
             notices: Vec::new(),
             vacated: Vec::new(),
             in_flight: 0,
@@ -175,6 +177,8 @@ pub(crate) struct UringEngine {
     /// Completions that needed no system call.
     ready: VecDeque<Completion<UringStream>>,
     half_closes: Vec<SocketId>,
+    /// Connections that the next poll turns away, with what they are told. Bounded by accept credit.
+    refusals: Vec<(UringStream, Bytes)>,
     /// Sockets of which the next poll has something to tell, unless what is wanted of them changes before it.
     notices: Vec<SocketId>,
     /// Places whose `Closed` the last poll has reported: free from the next one on, when the caller has seen it.
@@ -227,6 +231,12 @@ impl Engine for UringEngine {
 
     fn accept(&mut self, listener: ListenerId, count: u32) {
         self.listeners.add_credit(listener, count);
+        if count == 0
+            && let Some(number) = self.listeners.any_posted(listener)
+        {
+            // It comes back without having used its credit, and is posted anew: an accept looks at the backlog when it is posted.
+            self.cancel(Kind::Accept.user_data(number, 0));
+        }
         self.post_accepts(listener);
     }
 
@@ -234,6 +244,10 @@ impl Engine for UringEngine {
         for number in self.listeners.begin_close(listener, sweep) {
             self.cancel(Kind::Accept.user_data(number, 0));
         }
+    }
+
+    fn refuse(&mut self, stream: UringStream, answer: &Bytes) {
+        self.refusals.push((stream, answer.clone()));
     }
 
     fn adopt(&mut self, stream: UringStream) -> Result<SocketId, UringStream> {
@@ -383,6 +397,7 @@ impl Engine for UringEngine {
         }
         self.give_notice();
         self.half_close_now();
+        self.refuse_now();
         self.listeners.finish_closes(&mut self.ready);
         self.arena.collect_returned();
         self.buffers.provide(&self.arena);
@@ -397,6 +412,15 @@ impl Engine for UringEngine {
         self.counters.polls += 1;
         debug_assert!(completions.len() >= reported);
         result
+    }
+}
+
+impl UringEngine {
+    /// Turns away what was refused since the last poll.
+    fn refuse_now(&mut self) {
+        for (stream, answer) in self.refusals.drain(..) {
+            stream.turn_away(&answer);
+        }
     }
 }
 

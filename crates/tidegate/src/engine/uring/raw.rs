@@ -124,6 +124,21 @@ pub(super) fn accept_now(listener: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((unsafe { OwnedFd::from_raw_fd(descriptor) }, address.to_std()))
 }
 
+/// Sends what fits into the socket's buffer, without a wait and without a signal.
+pub(super) fn send_now(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the pointer and length are those of `bytes`, which live until the call returns.
+    let sent = unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Throws away up to `bytes` of what has arrived, without a wait.
+pub(super) fn throw_away(socket: RawFd, bytes: usize) -> io::Result<usize> {
+    // SAFETY: with MSG_TRUNC a TCP socket copies nothing, so there is no buffer that the length would have to match (tcp(7)).
+    let thrown = unsafe { libc::recv(socket, std::ptr::null_mut(), bytes, libc::MSG_TRUNC | libc::MSG_DONTWAIT) };
+    usize::try_from(thrown).map_err(|_| io::Error::last_os_error())
+}
+
 /// Makes calls on the descriptor return at once, or wait.
 pub(super) fn set_nonblocking(descriptor: RawFd, nonblocking: bool) -> io::Result<()> {
     let mut value = libc::c_int::from(nonblocking);

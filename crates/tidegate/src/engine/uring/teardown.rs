@@ -13,6 +13,7 @@ use crate::engine::Completion;
 impl Drop for UringEngine {
     /// Tear-down: cancel all, reap to zero, then free; leak what can't be reaped, because the kernel may still use it.
     fn drop(&mut self) {
+        self.refuse_now();
         let limit = Instant::now() + self.config.teardown_limit;
         let mut ignored = Vec::new();
         let any = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
