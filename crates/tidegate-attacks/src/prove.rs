@@ -6,7 +6,7 @@ use crate::verdict::Kind;
 
 /// A server that must fail.
 struct Case {
-    /// What is wrong with it.
+    /// What is wrong with it: a server that ...
     wrong: &'static str,
     /// The attack that must find out.
     attack: &'static str,
@@ -18,7 +18,7 @@ struct Case {
 
 const CASES: [Case; 7] = [
     Case {
-        wrong: "it may use eight times the memory that it is judged by",
+        wrong: "may use eight times the memory that it is judged by",
         attack: "never-read",
         sabotage: || Sabotage {
             arguments: vec![("--memory", "64M".into())],
@@ -28,13 +28,13 @@ const CASES: [Case; 7] = [
         kind: Kind::Memory,
     },
     Case {
-        wrong: "it may use twice the memory that the system gives it",
+        wrong: "may use twice the memory that the system gives it",
         attack: "memory-cgroup",
         sabotage: || Sabotage { ceiling_divisor: 2, ..Sabotage::default() },
         kind: Kind::Found,
     },
     Case {
-        wrong: "it lets peers that never read stay for ever",
+        wrong: "lets peers that never read stay for ever",
         attack: "never-read",
         sabotage: || Sabotage {
             arguments: vec![("--min-send-progress", "off".into()), ("--memory", "1G".into())],
@@ -43,25 +43,25 @@ const CASES: [Case; 7] = [
         kind: Kind::Found,
     },
     Case {
-        wrong: "it waits for the first byte for ever",
+        wrong: "waits for the first byte for ever",
         attack: "silent",
         sabotage: || Sabotage { arguments: vec![("--first-byte-timeout", "off".into())], ..Sabotage::default() },
         kind: Kind::Reasons,
     },
     Case {
-        wrong: "it sends what it was not sent",
+        wrong: "sends what it was not sent",
         attack: "connect-flood",
         sabotage: || Sabotage { service: "chargen", ..Sabotage::default() },
         kind: Kind::Mismatch,
     },
     Case {
-        wrong: "it answers nobody",
+        wrong: "answers nobody",
         attack: "reset-storm",
         sabotage: || Sabotage { service: "discard", ..Sabotage::default() },
         kind: Kind::Slow,
     },
     Case {
-        wrong: "it drains for longer than it should",
+        wrong: "drains for longer than it should",
         attack: "tiny-windows",
         sabotage: || Sabotage { arguments: vec![("--shutdown-grace", "8s".into())], ..Sabotage::default() },
         kind: Kind::Exit,
@@ -75,7 +75,7 @@ pub fn prove(setting: &Setting<'_>, mut say: impl FnMut(String)) -> bool {
         let outcome = outcome(setting, case);
         proved &= outcome.is_ok();
         let text = outcome.unwrap_or_else(|text| format!("NOT PROVED: {text}"));
-        say(format!("{} against a server of which is wrong that {}: {text}", case.attack, case.wrong));
+        say(format!("{} against a server that {}: {text}", case.attack, case.wrong));
     }
     proved
 }
