@@ -8,6 +8,7 @@
 
 mod announcement;
 mod attacks;
+mod control;
 mod crowd;
 mod healthy;
 mod memory_cgroup;

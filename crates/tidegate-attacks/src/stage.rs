@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::control::Control;
 use crate::crowd::{Crowd, Manners};
 use crate::healthy::{HealthyClients, Seen, newcomer};
 use crate::memory_cgroup::MemoryCgroup;
@@ -198,9 +199,10 @@ impl Setting<'_> {
 
         let healthy = HealthyClients::start(announcement.address, self.scale.healthy_clients());
         healthy.wait_for_answers();
+        let control = Control::start().map_err(|error| format!("the control: {error}"))?;
         let outcome = (attack.run)(&Field { server: &server, scale: self.scale, plan: &plan });
         let newcomer = newcomer(announcement.address);
-        let healthy = healthy.stop();
+        let (healthy, control) = (healthy.stop(), control.stop());
         let ended = server.end(plan.grace + EXIT_SLACK);
         // An attack that met a server in ruins has no outcome of its own: what the others saw says more.
         let mut outcome = outcome.unwrap_or_else(|text| Outcome { found: vec![text], ..Outcome::default() });
@@ -221,6 +223,7 @@ impl Setting<'_> {
             ceiling_bytes,
             healthy,
             newcomer,
+            control,
             ended,
             grace: plan.grace,
             allowed: plan.allowed,

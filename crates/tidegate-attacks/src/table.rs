@@ -14,7 +14,7 @@ const HEADER: [&str; 8] = [
     "ceiling printed",
     "peak memory",
     "healthy clients",
-    "worst answer",
+    "worst answer (control)",
     "close reasons",
     "verdict",
 ];
@@ -60,7 +60,7 @@ impl Row {
             mebibytes(it.ceiling_bytes),
             mebibytes(it.ended.peak_bytes),
             format!("{messages} messages, {mismatches} mismatches"),
-            format!("{} ms", it.healthy.worst.as_millis()),
+            format!("{} ms ({} ms)", it.healthy.worst.as_millis(), it.control.as_millis()),
             reasons(judged),
             verdict,
         ]
@@ -91,6 +91,7 @@ impl Row {
             value["ceiling_bytes"] = it.ceiling_bytes.into();
             value["peak_bytes"] = it.ended.peak_bytes.into();
             value["healthy"] = seen(&it.healthy);
+            value["control_milliseconds"] = (it.control.as_millis() as u64).into();
             value["newcomer"] = seen(&it.newcomer);
             value["exit_milliseconds"] = (it.ended.took.as_millis() as u64).into();
             value["closed"] = it.ended.summary.as_ref().map_or(Value::Null, |summary| json!(summary.closed));
