@@ -95,7 +95,12 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         if arguments.json {
             println!("{}", table::json_line(&row));
         }
+        // What keeps one attack from being made keeps the others.
+        let go_on = row.conclusion.is_ok();
         rows.push(row);
+        if !go_on {
+            break;
+        }
     }
     if !arguments.json {
         print!("{}", table::table(&rows));
