@@ -242,6 +242,7 @@ impl Setting<'_> {
 
     /// Makes an attack as small as the descriptors demand, and says so.
     fn fit(&self, plan: &mut Plan) -> Vec<String> {
+        plan.descriptors = plan.descriptors.map(|limit| limit.min(self.descriptors));
         let room = self.descriptors.saturating_sub(DESCRIPTORS_RESERVED + self.scale.healthy_clients() as u64);
         let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
         if plan.connections <= room {
@@ -301,6 +302,9 @@ mod tests {
         assert_eq!((plan.connections, plan.max_connections), (500, Some(510)));
         assert_eq!(setting(256).fit(&mut plan).len(), 1);
         assert_eq!((plan.connections, plan.max_connections), (120, Some(130)));
+        let mut low = Plan { descriptors: Some(400), ..Plan::new(Scale::Short, 100, "64M") };
+        setting(256).fit(&mut low);
+        assert_eq!(low.descriptors, Some(256), "a limit that is lower already can't be raised");
     }
 
     #[test]

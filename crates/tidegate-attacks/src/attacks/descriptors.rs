@@ -27,7 +27,7 @@ fn plan(scale: Scale) -> Plan {
 
 fn run(field: &Field<'_>) -> Result<Outcome, String> {
     let open = field.server.descriptors().ok_or("the server's descriptors can't be counted")?;
-    let spare = field.scale.pick(100, 500);
+    let spare = field.scale.pick(100, 500).min(field.plan.connections / 2);
     let limit = open + spare;
     field.server.lower_descriptors(limit as u64)?;
     let mut crowd = field.crowd(Manners::default())?;
