@@ -67,6 +67,18 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
 
+    /// What the limits are made for
+    #[arg(long, value_enum, default_value = "connections")]
+    pub preset: Preset,
+
+    /// Connections at once from one IPv4 address or one IPv6 /64; more are refused [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub max_connections_per_ip: Option<NonZeroU32>,
+
+    /// Connections accepted a second, over all listeners; more wait in the backlog [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub accept_rate: Option<NonZeroU32>,
+
     /// What may wait to be sent on one connection; above half of it, the connection is not read from. At least 8K
     #[arg(long, value_name = "SIZE", default_value = "64K")]
     pub send_queue: Size,
@@ -133,6 +145,16 @@ impl Service {
             Self::Chargen => "chargen",
         }
     }
+}
+
+/// The presets by their names on the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Preset {
+    /// As many connections as the limits hold, all served alike; those beyond wait in the backlog
+    Connections,
+    /// A quarter of --max-connections is served at once, first come first served; the others wait in line, and those beyond
+    /// are refused
+    Throughput,
 }
 
 /// The engines by their names on the command line.

@@ -89,3 +89,99 @@ fn the_memory_that_is_allowed_is_the_ceiling_that_is_logged() {
     let bytes: usize = text.and_then(|text| text.parse().ok()).expect("the sum is logged");
     assert!(bytes <= 80 << 20 && bytes > (80 << 20) - (1 << 20), "{bytes} bytes of {}", 80 << 20);
 }
+
+#[test]
+fn one_address_gets_no_more_connections_than_it_may_have() {
+    let server = serve(&["echo", "--max-connections-per-ip", "2"]);
+    let first = server.connect();
+    let second = server.connect();
+    assert_echoed(&first, b"first");
+    assert_echoed(&second, b"second");
+    assert_end_or_reset(&server.connect());
+    first.shutdown(Shutdown::Write).expect("it is connected");
+    assert_end(&first);
+    drop(first);
+    // The place comes back when the server has let go of the connection, which is soon, but later than its end is seen.
+    let begun = std::time::Instant::now();
+    while !is_served(&server) {
+        assert!(begun.elapsed() < common::DEADLINE, "the place doesn't come back");
+    }
+    drop(second);
+    let ended = server.drained();
+    assert!(ended.stdout.contains("\"refused\":{\"per_ip\":"), "{}", ended.stdout);
+}
+
+fn is_served(server: &common::Program) -> bool {
+    let mut stream = server.connect();
+    let mut answer = [0; 2];
+    stream.write_all(b"hi").is_ok() && std::io::Read::read_exact(&mut stream, &mut answer).is_ok()
+}
+
+fn assert_end_or_reset(mut stream: &std::net::TcpStream) {
+    let mut byte = [0];
+    match std::io::Read::read(&mut stream, &mut byte) {
+        Ok(0) => {}
+        Err(error) if common::is_reset(&error) => {}
+        other => panic!("neither an end nor a reset, but: {other:?}"),
+    }
+}
+
+#[test]
+fn connections_beyond_the_rate_wait_and_none_is_refused() {
+    let server = serve(&["echo", "--accept-rate", "50"]);
+    let begun = std::time::Instant::now();
+    let streams: Vec<_> = (0..30).map(|_| server.connect()).collect();
+    for stream in &streams {
+        assert_echoed(stream, b"in time");
+    }
+    // 5 at once, a tenth of a second's worth, and 25 more at 50 a second.
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(450), "it took {:?}", begun.elapsed());
+    drop(streams);
+    let ended = server.drained();
+    assert!(ended.stdout.contains("\"connections\":30"), "{}", ended.stdout);
+}
+
+#[test]
+fn the_throughput_preset_serves_a_quarter_lets_as_many_wait_as_it_may_and_refuses_the_rest() {
+    let server = serve(&["echo", "--preset", "throughput", "--max-connections", "4", "--threads", "1"]);
+    let served = server.connect();
+    assert_echoed(&served, b"served");
+    let mut waiting: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"in line").expect("the system takes it");
+    }
+    assert_end_or_reset(&server.connect());
+    assert_silent(&waiting[0]);
+    let mut leaves = served;
+    for stream in waiting {
+        leaves.shutdown(Shutdown::Write).expect("it is connected");
+        assert_end(&leaves);
+        drop(leaves);
+        assert_receives(&stream, b"in line");
+        leaves = stream;
+    }
+    drop(leaves);
+    let ended = server.drained();
+    assert!(ended.stdout.contains("\"full\":"), "{}", ended.stdout);
+}
+
+/// Readers that have stopped held all common send memory, and nobody came after them.
+#[test]
+fn a_reader_is_served_however_many_others_have_stopped_before_it() {
+    // What is left for send memory here is less than what 40 readers can hold.
+    let server = serve(&["chargen", "--memory", "20M", "--max-connections", "64", "--threads", "2"]);
+    let stopped: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    // Each of them has been sent something, as far as there was memory: so the others wait for it.
+    let reader = server.connect();
+    let mut lines = std::io::BufReader::new(&reader);
+    let mut line = String::new();
+    for number in 0..40_000 {
+        line.clear();
+        std::io::BufRead::read_line(&mut lines, &mut line).expect("a line in time");
+        assert_eq!(line.get(..20), Some(format!("{number:020}").as_str()), "{line:?}");
+    }
+    drop(reader);
+    drop(stopped);
+    let ended = server.drained();
+    assert!(!ended.stdout.contains("first_byte_timeout"), "{}", ended.stdout);
+}

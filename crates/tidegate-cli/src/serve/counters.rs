@@ -51,6 +51,7 @@ fn log_line(stats: &Stats) {
         received_bytes = stats.bytes_received(),
         sent_bytes = stats.bytes_sent(),
         closed = listed(stats.closed_by_reason()),
+        refused = listed(stats.refused_by_cause()),
         "stats"
     );
 }

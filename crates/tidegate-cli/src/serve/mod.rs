@@ -19,7 +19,7 @@ use self::counters::Counters;
 use self::discard::Discard;
 use self::echo::Echo;
 use crate::Failure;
-use crate::arguments::{ServeOptions, Service};
+use crate::arguments::{Preset, ServeOptions, Service};
 use crate::descriptors;
 use crate::logging::Log;
 use crate::signals;
@@ -73,11 +73,17 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
 
 /// The limits that the options and the machine make.
 fn limits(options: &ServeOptions) -> Result<Limits, Failure> {
-    let defaults = Limits::default();
+    let descriptors = descriptors::raise_limit();
+    let max_connections =
+        descriptors::connections(options.max_connections.map(Into::into), descriptors).map_err(Failure::Refused)?;
+    let preset = match options.preset {
+        Preset::Connections => Limits::connections(max_connections),
+        Preset::Throughput => Limits { max_connections, ..Limits::throughput(max_connections.div_ceil(4)) },
+    };
     let queue_bytes = options.send_queue.bytes;
     // Half of the queue is for what waits, the other half for the reply to what is received meanwhile.
-    let receive_buffer_bytes = if queue_bytes >= 2 * defaults.receive_buffer_bytes as usize {
-        defaults.receive_buffer_bytes
+    let receive_buffer_bytes = if queue_bytes >= 2 * preset.receive_buffer_bytes as usize {
+        preset.receive_buffer_bytes
     } else {
         SMALL_BUFFER_BYTES
     };
@@ -85,11 +91,9 @@ fn limits(options: &ServeOptions) -> Result<Limits, Failure> {
         let least = Size { bytes: 2 * SMALL_BUFFER_BYTES as usize };
         return Err(Failure::Usage(format!("--send-queue {} is too small: at least {least}", options.send_queue)));
     }
-    let descriptors = descriptors::raise_limit();
-    let max_connections =
-        descriptors::connections(options.max_connections.map(Into::into), descriptors).map_err(Failure::Refused)?;
     let limits = Limits {
-        max_connections,
+        connections_per_ip: options.max_connections_per_ip.map(Into::into),
+        accept_rate: options.accept_rate.map(Into::into),
         receive_buffer_bytes,
         send_queue_bytes: queue_bytes,
         high_mark_bytes: queue_bytes / 2,
@@ -99,7 +103,7 @@ fn limits(options: &ServeOptions) -> Result<Limits, Failure> {
         idle_timeout: options.idle_timeout.duration(),
         min_send_progress: options.min_send_progress.value(),
         shutdown_grace: options.shutdown_grace.duration,
-        ..defaults
+        ..preset
     };
     limits.check().map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(limits)
@@ -146,16 +150,12 @@ fn announce(service: Service, bound: &Bound) {
 
 /// Says what the server has done: as the last line on stdout for programs, in the log for people.
 fn sum_up(report: &Report) {
-    let closed: serde_json::Map<String, serde_json::Value> = report
-        .closed_by_reason()
-        .filter(|&(_, count)| count > 0)
-        .map(|(reason, count)| (reason.to_owned(), count.into()))
-        .collect();
     let summary = serde_json::json!({
         "connections": report.connections(),
         "bytes_received": report.bytes_received(),
         "bytes_sent": report.bytes_sent(),
-        "closed": closed,
+        "closed": counted(report.closed_by_reason()),
+        "refused": counted(report.refused_by_cause()),
     });
     let mut stdout = io::stdout().lock();
     if let Err(error) = writeln!(stdout, "{summary}").and_then(|()| stdout.flush()) {
@@ -166,12 +166,18 @@ fn sum_up(report: &Report) {
         received_bytes = report.bytes_received(),
         sent_bytes = report.bytes_sent(),
         closed = listed(report.closed_by_reason()),
+        refused = listed(report.refused_by_cause()),
         "drained"
     );
 }
 
-/// The reasons that occurred, with their counts, for people.
-fn listed(closed: impl Iterator<Item = (&'static str, u64)>) -> String {
-    let occurred = closed.filter(|&(_, count)| count > 0);
-    occurred.map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
+/// What occurred, with its counts, for programs.
+fn counted(counts: impl Iterator<Item = (&'static str, u64)>) -> serde_json::Map<String, serde_json::Value> {
+    counts.filter(|&(_, count)| count > 0).map(|(name, count)| (name.to_owned(), count.into())).collect()
+}
+
+/// The same for people.
+fn listed(counts: impl Iterator<Item = (&'static str, u64)>) -> String {
+    let occurred = counts.filter(|&(_, count)| count > 0);
+    occurred.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
 }

@@ -64,12 +64,6 @@ impl Pools {
         self.flow.reply_bytes + MESSAGE_OVERHEAD_BYTES
     }
 
-    /// Whether a connection that waits for memory should try again: a reply can be charged, or there is all the
-    /// memory that there ever is.
-    pub(crate) fn can_charge_reply(&self) -> bool {
-        self.lease.can_charge(self.reply_charge_bytes().min(self.lease.total()))
-    }
-
     /// Messages waiting on this thread, over all connections.
     pub(crate) fn messages_waiting(&self) -> usize {
         self.messages.in_use

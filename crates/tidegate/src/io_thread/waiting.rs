@@ -85,16 +85,18 @@ impl<E: Engine> IoThread<E> {
     #[inline(never)]
     fn serve_memory_line(&mut self) {
         for _ in 0..MEMORY_TURNS {
-            if !self.pools.can_charge_reply() {
+            let slots = &self.slots;
+            let Some(key) = self.memory_line.next(|key| is_current(slots, key)) else { return self.line_moves() };
+            let slot = &mut self.slots[key.slot];
+            // Nobody behind it is asked: those who want less would keep it waiting for ever.
+            if slot.machine.waits_for_memory() && !slot.machine.memory_suffices(&self.pools) {
+                self.memory_line.put_back(key);
                 return self.line_stands();
             }
-            self.line_moves();
-            let slots = &self.slots;
-            let Some(key) = self.memory_line.next(|key| is_current(slots, key)) else { return };
-            let slot = &mut self.slots[key.slot];
             slot.listed.leave(Listed::MEMORY_LINE);
             slot.machine.memory_is_back();
             self.mark_dirty(key.slot);
+            self.line_moves();
         }
         self.more_to_do |= !self.memory_line.is_empty();
     }

@@ -292,35 +292,13 @@ impl Limits {
         }
     }
 
-    /// For as many connections as memory holds, most of them idle: about 1 KiB each in [`ceiling`](Self::ceiling), without their handlers.
+    /// For as many connections as memory holds, most of them idle: `max` are served, all alike, and those beyond wait in the
+    /// backlog. Each takes about 5 KiB of the [`ceiling`](Self::ceiling), most of it its floor of send memory
+    /// ([`send_floor_bytes`](Self::send_floor_bytes)), which is resident only while it is used.
     ///
-    /// | | | |
-    /// |---|---|---|
-    /// | `max_connections` | `max` | |
-    /// | `receive_buffer_bytes`, `receive_buffers` | 4,096, 512 | idle connections hold none; 2 MiB for each I/O thread |
-    /// | `held_buffers` | 1 | |
-    /// | `reply_bytes`, `send_floor_bytes` | 512, 704 | enough to answer everybody when common memory is used up |
-    /// | `send_queue_bytes`, `high_mark_bytes`, `low_mark_bytes` | 16,384, 8,192, 4,096 | |
-    /// | `send_queue_messages` | 64 | |
-    /// | `window_bytes`, `read_budget_bytes` | 16,384, 16,384 | |
-    ///
-    /// Everything else is the default.
+    /// Everything but `max_connections` is the default.
     pub fn connections(max: u32) -> Self {
-        Self {
-            max_connections: max,
-            receive_buffer_bytes: 4096,
-            receive_buffers: 512,
-            held_buffers: 1,
-            reply_bytes: 512,
-            send_floor_bytes: 512 + MESSAGE_OVERHEAD_BYTES,
-            send_queue_bytes: 16 << 10,
-            high_mark_bytes: 8 << 10,
-            low_mark_bytes: 4 << 10,
-            send_queue_messages: 64,
-            window_bytes: 16 << 10,
-            read_budget_bytes: 16 << 10,
-            ..Self::default()
-        }
+        Self { max_connections: max, ..Self::default() }
     }
 }
 
@@ -581,7 +559,7 @@ mod tests {
         let (few, many) = (Limits::connections(1), Limits::connections(1_000_001));
         assert_eq!((few.check(), many.check()), (Ok(()), Ok(())));
         let each = (many.ceiling(2, 0).total() - few.ceiling(2, 0).total()) / 1_000_000;
-        assert!((1_000..=1_100).contains(&each), "{each} bytes each");
+        assert!((4_500..=5_200).contains(&each), "{each} bytes each");
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Stats {
         self.sum.send_memory_bytes
     }
 
+    /// How many connections were refused for each cause so far, by its name; causes that did not occur included.
+    pub fn refused_by_cause(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        RefusedBecause::NAMES.into_iter().zip(self.sum.refused)
+    }
+
     /// Connections that ended for `reason` so far, whatever numbers it carries.
     pub fn closed(&self, reason: &CloseReason) -> u64 {
         self.sum.closed[reason.number()]

@@ -207,3 +207,29 @@ fn sent_bytes_are_told_and_add_up() {
     drop(stream);
     assert_eq!(server.drained().bytes_sent(), 30_000);
 }
+
+/// Common send memory held by peers that had stopped reading was not given to others before those peers' time was over: only
+/// a low receive arena had ended them.
+#[test]
+fn who_has_stopped_reading_makes_room_for_who_reads_when_send_memory_is_used_up() {
+    const MESSAGE_BYTES: usize = 48 << 10;
+    let limits = Limits { send_memory_bytes: 1 << 20, ..Limits::default() };
+    let (server, events) = Running::scripted(limits, |connection, event| {
+        if let Event::Connected(_) | Event::Writable = event {
+            // For as long as it reads.
+            while let Ok(Sent::Queued) = connection.send(vec![7; MESSAGE_BYTES]) {}
+        }
+    });
+    // Each of them may hold up to a window and a queue: more than there is.
+    let stopped: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for _ in &stopped {
+        events.connected();
+    }
+    let mut reader = server.connect();
+    let mut bytes = vec![0; 64 * MESSAGE_BYTES];
+    io::Read::read_exact(&mut reader, &mut bytes).expect("it is served");
+    assert!(bytes.iter().all(|&byte| byte == 7));
+    drop((reader, stopped));
+    let report = server.drained();
+    assert!(report.closed(&tidegate::CloseReason::MemoryPressure) > 0, "{report:?}");
+}
