@@ -93,6 +93,10 @@
 //!   [closes](Engine::close) the socket, and then it is one error or, if the answer was faster, one success, before the
 //!   `Closed`. A connected socket sends what it is given at once (`TCP_NODELAY`).
 
+#[cfg(unix)]
+pub(crate) mod readiness;
+#[cfg(unix)]
+mod spin;
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 

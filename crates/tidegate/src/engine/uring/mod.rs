@@ -38,7 +38,7 @@ use self::kind::Kind;
 use self::listening::Listeners;
 use self::raw::KernelAddress;
 use self::socket::{Ending, Operation, SendOperations, Socket};
-use self::waiting::Spin;
+use crate::engine::spin::Spin;
 use crate::engine::{
     CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, SocketId, Stale, Waker,
     apply_socket_options,
