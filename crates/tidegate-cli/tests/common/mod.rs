@@ -53,6 +53,12 @@ pub struct Ended {
 pub fn tidegate(arguments: &[&str]) -> Start {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args(arguments).env_remove("RUST_LOG");
+    // A run of the tests may be about one engine.
+    if let (Ok(engine), Some(&"serve")) = (std::env::var("TIDEGATE_TEST_ENGINE"), arguments.first())
+        && !arguments.contains(&"--engine")
+    {
+        command.args(["--engine", &engine]);
+    }
     Start { command, listens: arguments.contains(&"--listen"), stderr: Stderr::Collected }
 }
 

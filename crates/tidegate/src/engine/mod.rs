@@ -258,6 +258,20 @@ impl fmt::Debug for Waker {
     }
 }
 
+/// An engine with everything that can fail done, ready to be started by the thread that will own it.
+pub(crate) trait PreparedEngine: Send + 'static {
+    /// What it becomes.
+    type Engine: Engine;
+
+    /// A way to end the engine's `poll`, valid before it has started.
+    fn waker(&self) -> Waker;
+    /// Makes the calling thread the owner.
+    ///
+    /// # Errors
+    /// What the system says when that takes a call.
+    fn start(self) -> io::Result<Self::Engine>;
+}
+
 /// See the [module](self) for what each method promises.
 pub(crate) trait Engine {
     /// A connected socket that no engine has adopted: what travels from the acceptor to an I/O thread. Closed when dropped.

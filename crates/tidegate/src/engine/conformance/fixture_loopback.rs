@@ -15,7 +15,7 @@ use super::planted::Plantable;
 use crate::engine::readiness::{self, ReadinessEngine};
 #[cfg(target_os = "linux")]
 use crate::engine::uring::{self, Plant, SetupError, UringEngine};
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::{Engine, EngineConfig, PreparedEngine};
 #[cfg(target_os = "linux")]
 use crate::memory::ArenaConfig;
 

@@ -37,7 +37,9 @@ use self::listening::Listeners;
 use self::selector::{Alarm, Event, Key, Selector};
 use self::socket::Socket;
 use crate::engine::spin::Spin;
-use crate::engine::{CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, SocketId, Stale, Waker};
+use crate::engine::{
+    CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, PreparedEngine, SocketId, Stale, Waker,
+};
 use crate::memory::{ArenaMemory, Chunked, FreeList, Gather, Line, ReceiveArena};
 use crate::random::split_mix;
 use crate::time::Time;
@@ -79,17 +81,14 @@ fn prepare_with(config: EngineConfig, (selector, alarm): (Selector, Alarm)) -> i
     Ok(Prepared { selector, memory, wake, config })
 }
 
-impl Prepared {
-    /// A way to end the engine's `poll`, valid before it has started.
-    pub(crate) fn waker(&self) -> Waker {
+impl PreparedEngine for Prepared {
+    type Engine = ReadinessEngine;
+
+    fn waker(&self) -> Waker {
         waker(&self.wake)
     }
 
-    /// Makes the calling thread the owner.
-    ///
-    /// # Errors
-    /// None: as for the engines that can fail here.
-    pub(crate) fn start(self) -> io::Result<ReadinessEngine> {
+    fn start(self) -> io::Result<ReadinessEngine> {
         let Self { selector, memory, wake, config } = self;
         Ok(ReadinessEngine {
             selector,
