@@ -141,6 +141,7 @@ pub(crate) struct EngineConfig {
     /// The longest time to look for completions before sleeping; adapted to what it has brought so far. Zero: never.
     pub spin: Duration,
     /// How long tear-down waits for the last completions.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "readiness leaves nothing with the system"))]
     pub teardown_limit: Duration,
     /// What is set on outgoing sockets; accepted ones inherit theirs from the listener.
     pub socket_options: SocketOptions,

@@ -49,23 +49,17 @@ pub(super) fn discard(socket: &OwnedFd, scratch: &mut Vec<u8>) -> io::Result<usi
 /// Offers the next slice of `gather`; how much was taken, and of how much.
 #[inline]
 pub(super) fn send(socket: &OwnedFd, gather: &Gather) -> (io::Result<usize>, usize) {
-    let mut slices = gather.slices();
-    let Some(first) = slices.next() else { return (Ok(0), 0) };
-    match slices.next() {
-        None => (SockRef::from(socket).send_with_flags(first, SEND_FLAGS), first.len()),
-        Some(second) => send_gathered(socket, first, second, slices),
+    match gather.only_slice() {
+        Some(slice) => (SockRef::from(socket).send_with_flags(slice, SEND_FLAGS), slice.len()),
+        None => send_gathered(socket, gather),
     }
 }
 
-fn send_gathered<'a>(
-    socket: &OwnedFd,
-    first: &'a [u8],
-    second: &'a [u8],
-    rest: impl Iterator<Item = &'a [u8]>,
-) -> (io::Result<usize>, usize) {
+#[inline(never)]
+fn send_gathered(socket: &OwnedFd, gather: &Gather) -> (io::Result<usize>, usize) {
     let mut slices = [IoSlice::new(&[]); Gather::PIECES];
     let (mut count, mut offered) = (0, 0);
-    for slice in [first, second].into_iter().chain(rest) {
+    for slice in gather.slices() {
         slices[count] = IoSlice::new(slice);
         offered += slice.len();
         count += 1;
