@@ -1,8 +1,8 @@
 //! The engine contract: operations in, completions out.
 //!
 //! An engine belongs to one I/O thread. It owns that thread's sockets and everything that the system may
-//! still touch, it knows the time, and it knows nothing of connections or handlers. Two engines keep this contract
-//! today: `uring` (io_uring, Linux) and `sim` (a simulated world). One suite, `conformance`, runs against both;
+//! still touch, it knows the time, and it knows nothing of connections or handlers. Three engines keep this contract:
+//! `uring` (io_uring, Linux), `readiness` (epoll, kqueue) and `sim` (a simulated world). One suite, `conformance`, runs against all;
 //! `docs/engine.md` says which test holds which sentence.
 //!
 //! # When things happen
@@ -80,7 +80,8 @@
 //! - **E21.** The caller closes every socket it adopted or connected, exactly once, also after an error.
 //! - **E22.** A cancel is never lost, also when the submission queue is full, and never frees anything itself: memory is freed by the last
 //!   completion of its operation.
-//! - **E23.** Correct under completion-queue overflow: a receive that the system ended without an error goes on.
+//! - **E23.** Correct under completion-queue overflow: a receive that the system ended without an error goes on. (Readiness hands
+//!   nothing over that could be ended; its batches of events are as small as the queue would be, at least 16.)
 //! - **E24.** Dropping an engine is tear-down: it stops accepting, cancels all, reaps to zero (bounded by
 //!   [`EngineConfig::teardown_limit`]), then frees. What can't be reaped is leaked, and said so in the log.
 //!
