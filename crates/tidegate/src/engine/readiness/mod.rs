@@ -5,8 +5,8 @@
 //! this engine is ever in the hands of the system between two calls: a cancel is a matter of bookkeeping, a buffer
 //! is taken when there is data for it, and a tear-down has nothing to wait for.
 //!
-//! One poll, in this order: what was recorded is done (sends are tried at once), the selector is asked and waited for, what it
-//! tells is served on the spot, then those that the last poll left with data, then the backlogs. Each socket is registered
+//! One poll, in this order: what was recorded is done (sends are tried at once, and receives where data was told of before), the
+//! selector is asked and waited for, what it tells is served on the spot, then those that the last poll left with data, then the backlogs. Each socket is registered
 //! once, for both directions and for changes only ([`Selector`]); what was told is kept in [`Ready`](socket::Ready) until a call
 //! finds it used up.
 
@@ -104,7 +104,7 @@ impl PreparedEngine for Prepared {
             scratch: Vec::new(),
             wake,
             spin: Spin::new(config.spin),
-            looked: false,
+            open: 0,
             left_waiting: 0,
             began: Instant::now(),
             now: Time::ZERO,
@@ -155,8 +155,8 @@ pub(crate) struct ReadinessEngine {
     listeners: Listeners,
     /// Sockets for which something was recorded, in that order, each once.
     touched: Vec<SocketId>,
-    /// Sockets that have something to read and are not waiting for it to be told: their share of a poll was used up, or they
-    /// were asked for after it had been told. Served in turn, each once a poll.
+    /// Sockets that may have something left to read, because their share of a poll was used up: nobody will tell again. Served in turn,
+    /// each once a poll.
     has_more: VecDeque<SocketId>,
     /// Sockets that have something to read and no buffer to read it into.
     line: Line<SocketId>,
@@ -168,8 +168,8 @@ pub(crate) struct ReadinessEngine {
     scratch: Vec<u8>,
     wake: Arc<Wake>,
     spin: Spin,
-    /// The last poll has asked the selector.
-    looked: bool,
+    /// Places in use.
+    open: u32,
     /// For how many polls those in `has_more` were left waiting, because more events were to come.
     left_waiting: u32,
     began: Instant,

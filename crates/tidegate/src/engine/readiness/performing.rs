@@ -35,6 +35,7 @@ impl ReadinessEngine {
 
     pub(super) fn take_place(&mut self) -> Option<SocketId> {
         let index = self.places.take()?;
+        self.open += 1;
         let socket = self.sockets.ensure(index);
         let generation = socket.generation.wrapping_add(1);
         *socket = Socket { generation, in_use: true, ..Socket::default() };
@@ -153,8 +154,9 @@ impl ReadinessEngine {
         if mem::take(&mut socket.receive.pause_due) {
             out.push(Completion::ReceivePaused { socket: id });
         }
-        if socket.may_receive() && !socket.receive.starving && !mem::replace(&mut socket.receive.listed, true) {
-            self.has_more.push_back(id);
+        // Data may have been told of before it was asked for.
+        if socket.may_receive() && !socket.receive.starving && !socket.receive.listed {
+            self.serve(id.index, out);
         }
     }
 
@@ -177,6 +179,7 @@ impl ReadinessEngine {
             }
         }
         *socket = Socket { generation: socket.generation, ..Socket::default() };
+        self.open -= 1;
         self.vacated.push(id.index);
         out.push(Completion::Closed { socket: id });
     }

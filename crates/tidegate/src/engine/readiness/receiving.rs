@@ -131,8 +131,8 @@ impl ReadinessEngine {
     pub(super) fn serve_those_with_more(&mut self, out: &mut Completions) {
         // While the selector has more to tell than it can at once, others may have waited for longer: they come first, for
         // as many polls as it takes to hear of every socket.
-        let polls = self.config.sockets / self.selector.batch() as u32 + 1;
-        if self.looked && self.selector.is_full() && self.left_waiting < polls {
+        let polls = self.open / self.selector.batch() as u32 + 1;
+        if self.selector.is_full() && self.left_waiting < polls {
             self.left_waiting += 1;
             return;
         }

@@ -100,8 +100,12 @@ enum Selecting {
 }
 
 /// The fewest and most events taken at once; between them the size of a completion queue decides.
+///
+/// A batch is received, handled and answered before the next: with many connections what is known of a socket, here and in the
+/// kernel, should still be in the cache when its answer goes out. With 1,000 connections, 32 at once gave a tenth more requests per CPU
+/// second than 1,024, and one wait for 32 costs next to nothing for each.
 const BATCH_MIN: usize = 16;
-const BATCH_MAX: usize = 1024;
+const BATCH_MAX: usize = 32;
 
 impl Selector {
     /// The best that the system has, and what wakes it.

@@ -475,7 +475,7 @@ fn a_connect_that_fails_at_once_leaves_nothing_to_watch() {
     bench.expect("the close", |event| matches!(event, Event::Closed { .. }));
 }
 
-/// Sends that were done at once are reported by polls that don't ask the selector; still, no other socket waits for long.
+/// A poll that has sends to report asks the selector all the same.
 #[test]
 fn a_stream_of_sends_that_never_wait_leaves_room_for_what_others_receive() {
     let mut bench = Bench::new(2, BUFFER_BYTES);
@@ -491,7 +491,7 @@ fn a_stream_of_sends_that_never_wait_leaves_room_for_what_others_receive() {
         bench.events.retain(|event| !matches!(event, Event::Sent { .. }));
         let _ = sink.read(&mut bytes);
     }
-    assert_eq!(bench.received(receiving), b"now", "four polls, and none has looked");
+    assert_eq!(bench.received(receiving), b"now", "four polls, and none has asked");
 }
 
 /// Holding on to buffers leaves others waiting, each with its place.

@@ -10,20 +10,12 @@ impl ReadinessEngine {
     /// Asks the selector what has changed, and waits for it until `deadline` (`None`: for ever) if there is nothing else to
     /// report or to do. Sets the time.
     pub(super) fn look(&mut self, deadline: Option<Time>, has_completions: bool) -> io::Result<()> {
-        // Sends that were done at once are reported at once, without a call in between; every other poll looks all the same.
-        let result = if has_completions && self.looked && self.has_more.is_empty() && !self.listeners.has_more() {
-            self.looked = false;
-            Ok(())
-        } else {
-            self.looked = true;
-            let busy = has_completions || !self.has_more.is_empty() || self.listeners.has_more();
-            let may_wait = !busy && !self.wake.is_announced() && deadline.is_none_or(|deadline| deadline > self.now);
-            let result = if may_wait { self.spin_then_sleep(deadline) } else { self.ask(Some(Duration::ZERO)) };
-            // A request is an event and the send that answers it.
-            self.spin.saw_batch(2 * self.events.len() as u64);
-            self.counters.completions += self.events.len() as u64;
-            result
-        };
+        let busy = has_completions || !self.has_more.is_empty() || self.listeners.has_more();
+        let may_wait = !busy && !self.wake.is_announced() && deadline.is_none_or(|deadline| deadline > self.now);
+        let result = if may_wait { self.spin_then_sleep(deadline) } else { self.ask(Some(Duration::ZERO)) };
+        // A request is an event and the send that answers it.
+        self.spin.saw_batch(2 * self.events.len() as u64);
+        self.counters.completions += self.events.len() as u64;
         self.now = self.clock().max(self.now);
         result
     }
