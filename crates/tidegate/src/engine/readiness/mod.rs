@@ -27,7 +27,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,10 +35,11 @@ use std::time::Instant;
 
 use self::listening::Listeners;
 use self::selector::{Alarm, Event, Key, Selector};
-use self::socket::Socket;
+use self::socket::{Socket, Target};
 use crate::engine::spin::Spin;
 use crate::engine::{
-    CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, PreparedEngine, SocketId, Stale, Waker,
+    CloseMode, Completion, Engine, EngineConfig, EngineCounters, EngineProbe, Feature, FeatureKind, ListenerId,
+    PreparedEngine, SocketId, Stale, Waker,
 };
 use crate::memory::{ArenaMemory, Chunked, FreeList, Gather, Line, ReceiveArena};
 use crate::random::split_mix;
@@ -61,6 +62,23 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(config: EngineConfig) -> io::Result<Prepared> {
     let selector = Selector::new(config.completion_entries)?;
     prepare_with(config, selector)
+}
+
+/// Sets up a selector as a server would, and takes it down.
+pub(crate) fn probe() -> EngineProbe {
+    match Selector::new(EngineConfig::COMPLETION_ENTRIES) {
+        Ok((selector, _alarm)) => {
+            let (name, kind) = ("epoll_pwait2", FeatureKind::Operation);
+            // Other systems have nothing of the name, and need nothing of the kind.
+            let direct = Feature { name, kind, required: false, granted: selector.is_direct() };
+            let features = if cfg!(target_os = "linux") { vec![direct] } else { Vec::new() };
+            EngineProbe { name: "readiness", refusal: None, features }
+        }
+        Err(error) => {
+            let refusal = format!("can't set up the engine on readiness: {error}");
+            EngineProbe { name: "readiness", refusal: Some(refusal), features: Vec::new() }
+        }
+    }
 }
 
 /// As [`prepare`], with what every system has instead of the best that this one has.
@@ -226,9 +244,9 @@ impl Engine for ReadinessEngine {
         }
     }
 
-    fn connect(&mut self, address: SocketAddr) -> Option<SocketId> {
+    fn connect(&mut self, address: SocketAddr, source: Option<IpAddr>) -> Option<SocketId> {
         let id = self.take_place()?;
-        self.sockets[id.index].target = Some(Box::new(address));
+        self.sockets[id.index].target = Some(Box::new(Target { address, source }));
         self.touch(id);
         Some(id)
     }

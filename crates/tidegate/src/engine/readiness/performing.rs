@@ -81,17 +81,15 @@ impl ReadinessEngine {
         let socket = &mut self.sockets[id.index];
         // Connected first: a socket that does nothing yet would be told to be broken.
         if let (Some(target), None) = (&socket.target, &socket.descriptor) {
-            let begun = calls::tcp_socket(target).and_then(|descriptor| {
-                let done = calls::connect(&descriptor, target);
+            let options = &self.config.socket_options;
+            let begun = calls::tcp_socket(&target.address, target.source, options).and_then(|descriptor| {
+                let done = calls::connect(&descriptor, &target.address);
                 socket.descriptor = Some(descriptor);
                 done
             });
             match begun {
-                Ok(false) => {}
-                Ok(true) => {
-                    socket.target = None;
-                    out.push(Completion::Connected { socket: id, result: Ok(()) });
-                }
+                // Also where it is done already: the selector tells it like any other.
+                Ok(()) => {}
                 Err(error) => return socket.fail_to_begin(id, error, out),
             }
         }
@@ -130,7 +128,8 @@ impl ReadinessEngine {
                 socket.send_waits = true;
                 return;
             }
-            if socket.broken == 0 {
+            // Nothing is wrong with the stream when the system has no memory for it: the caller may try again.
+            if socket.broken == 0 && error.kind() != io::ErrorKind::OutOfMemory {
                 socket.broken = error.raw_os_error().unwrap_or(0);
             }
         }

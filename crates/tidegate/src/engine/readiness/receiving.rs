@@ -72,11 +72,21 @@ impl ReadinessEngine {
 
     /// A receive has brought the end, an error or nothing yet. Returns whether that is all for now.
     #[inline(never)]
-    fn receive_brought_nothing(&mut self, index: u32, result: io::Result<usize>, out: &mut Completions) -> bool {
+    pub(super) fn receive_brought_nothing(
+        &mut self,
+        index: u32,
+        result: io::Result<usize>,
+        out: &mut Completions,
+    ) -> bool {
         let socket = &mut self.sockets[index];
         match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return false,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.ready.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                // Nothing is wrong with the stream: the caller may ask again.
+                (socket.receive.wanted, socket.receive.discard) = (false, false);
+                out.push(Completion::ReceiveFailed { socket: socket.id(index), error });
+            }
             result => {
                 socket.receive.ended = true;
                 socket.receive.wanted = false;

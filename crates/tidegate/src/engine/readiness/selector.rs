@@ -144,6 +144,15 @@ impl Selector {
         Ok((Self { kind, batch, full: false }, Alarm::Poller(poller)))
     }
 
+    /// Whether a wait is one call of the system's own.
+    pub(super) fn is_direct(&self) -> bool {
+        match &self.kind {
+            #[cfg(target_os = "linux")]
+            Selecting::Direct(_) => true,
+            Selecting::Portable { .. } => false,
+        }
+    }
+
     /// Registers a connected or connecting socket, for both directions.
     pub(super) fn add_socket(&self, socket: &OwnedFd, key: Key) -> io::Result<()> {
         self.add(socket, key, true)

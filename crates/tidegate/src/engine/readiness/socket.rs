@@ -1,6 +1,6 @@
 //! What the engine knows of one socket.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use crate::engine::{CloseMode, SocketId};
@@ -17,7 +17,7 @@ pub(super) struct Socket {
     /// The send, until it completes.
     pub send: Option<Box<Gather>>,
     /// Where to connect to, until that is over.
-    pub target: Option<Box<SocketAddr>>,
+    pub target: Option<Box<Target>>,
     /// What broke it (0: nothing), a send for instance: the system tells an error once, and a receive after it would see a mere end.
     pub broken: i32,
     pub receive: Receive,
@@ -36,6 +36,13 @@ pub(super) struct Socket {
 }
 
 const _: () = assert!(size_of::<Socket>() == 64, "a socket is one cache line");
+
+/// A connect that was asked for.
+pub(super) struct Target {
+    pub address: SocketAddr,
+    /// Where it is to come from.
+    pub source: Option<IpAddr>,
+}
 
 /// What the selector has told, and no call has used up since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

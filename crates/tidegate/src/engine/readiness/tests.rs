@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::engine::SocketOptions;
 use crate::memory::{ArenaConfig, Buffer, Piece};
 
 type Event = Completion<ReadinessStream>;
@@ -31,6 +32,7 @@ impl Bench {
             completion_entries: 16,
             spin: Duration::ZERO,
             teardown_limit: Duration::ZERO,
+            socket_options: SocketOptions::default(),
         };
         let engine = prepare(config).expect("a selector").start().expect("an engine");
         Self { engine, home: TcpListener::bind("127.0.0.1:0").expect("a free port"), events: Vec::new() }
@@ -466,7 +468,7 @@ fn a_connect_that_fails_at_once_leaves_nothing_to_watch() {
     let mut bench = Bench::new(2, BUFFER_BYTES);
     // An address that no connection can go to.
     let nowhere = SocketAddr::from(([255, 255, 255, 255], 9));
-    let socket = bench.engine.connect(nowhere).expect("a place");
+    let socket = bench.engine.connect(nowhere, None).expect("a place");
     let event = bench.expect("the failure", |event| matches!(event, Event::Connected { .. }));
     assert!(matches!(&event, Event::Connected { result: Err(_), .. }), "{event:?}");
     assert!(!bench.socket(socket).registered);
@@ -527,4 +529,27 @@ fn one_that_has_more_goes_back_to_the_end_of_the_line() {
     bench.until("two to be served", |bench| bench.events.len() >= 2);
     assert_eq!(bench.received(modest), b"one");
     assert_eq!(bench.received(greedy).len(), BUFFER_BYTES);
+}
+
+/// The kernel can't be made to run out of memory here, so what it would say is put in its place.
+#[test]
+fn a_receive_that_finds_the_system_without_memory_may_be_asked_for_again() {
+    let mut bench = Bench::new(2, BUFFER_BYTES);
+    let (socket, mut peer) = bench.pair();
+    for discard in [false, true] {
+        let receive = &mut bench.socket(socket).receive;
+        (receive.wanted, receive.discard) = (true, discard);
+        let none = Err(io::ErrorKind::OutOfMemory.into());
+        assert!(bench.engine.receive_brought_nothing(socket.index, none, &mut bench.events));
+        let event = bench.events.pop();
+        assert!(
+            matches!(&event, Some(Event::ReceiveFailed { error, .. }) if error.kind() == io::ErrorKind::OutOfMemory),
+            "{event:?}"
+        );
+        bench.engine.receive(socket).expect("a live socket");
+        peer.write_all(b"still here").expect("there is room");
+        bench.expect_bytes(socket, b"still here");
+        bench.engine.pause_receive(socket).expect("a live socket");
+        bench.expect("the pause", |event| matches!(event, Event::ReceivePaused { .. }));
+    }
 }
