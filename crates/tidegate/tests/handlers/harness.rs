@@ -69,7 +69,7 @@ impl Drop for Running {
 }
 
 /// The engine that this run of the tests is about.
-fn engine() -> EngineChoice {
+pub(crate) fn engine() -> EngineChoice {
     match std::env::var("TIDEGATE_TEST_ENGINE").as_deref() {
         Err(_) | Ok("auto") => EngineChoice::Auto,
         Ok("uring") => EngineChoice::Uring,
