@@ -60,7 +60,7 @@ fn receive_into(socket: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<
 /// As for [`receive_into`].
 #[cfg(target_os = "linux")]
 #[inline]
-fn send_slice(socket: &OwnedFd, slice: &[u8]) -> io::Result<usize> {
+pub(super) fn send_slice(socket: &OwnedFd, slice: &[u8]) -> io::Result<usize> {
     let nobody = std::ptr::null::<libc::c_void>();
     // SAFETY: the pointer and the length are those of a slice that lives until the call returns; no address is given.
     let count = unsafe {
@@ -70,7 +70,7 @@ fn send_slice(socket: &OwnedFd, slice: &[u8]) -> io::Result<usize> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn send_slice(socket: &OwnedFd, slice: &[u8]) -> io::Result<usize> {
+pub(super) fn send_slice(socket: &OwnedFd, slice: &[u8]) -> io::Result<usize> {
     SockRef::from(socket).send_with_flags(slice, SEND_FLAGS)
 }
 
@@ -199,6 +199,11 @@ pub(super) fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, SocketAddr)> {
     let (socket, address) = SockRef::from(listener).accept()?;
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
     Ok((OwnedFd::from(socket), address.as_socket().unwrap_or(unknown)))
+}
+
+/// For a connected socket: Linux has a flag for each call, other systems have it for some.
+pub(super) fn set_nonblocking_where_calls_may_wait(socket: &OwnedFd) -> io::Result<()> {
+    if cfg!(target_os = "linux") { Ok(()) } else { set_nonblocking(socket) }
 }
 
 /// Makes calls on the descriptor return at once.

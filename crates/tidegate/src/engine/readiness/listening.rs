@@ -26,6 +26,25 @@ impl ReadinessStream {
     pub(super) fn into_descriptor(self) -> OwnedFd {
         self.0
     }
+
+    /// Answers, half-closes, throws away what has arrived, so that the close is none with unread input, which would reset; and closes.
+    pub(super) fn turn_away(self, answer: &[u8], scratch: &mut Vec<u8>) {
+        // Best effort: a peer that is gone needs no answer.
+        if calls::set_nonblocking_where_calls_may_wait(&self.0).is_err() {
+            return;
+        }
+        if !answer.is_empty() {
+            let _ = calls::send_slice(&self.0, answer);
+        }
+        if calls::shutdown_write(&self.0).is_ok() {
+            let mut left = REFUSED_INPUT_BYTES;
+            while left > 0
+                && let Ok(thrown @ 1..) = calls::discard(&self.0, scratch)
+            {
+                left = left.saturating_sub(thrown);
+            }
+        }
+    }
 }
 
 impl From<TcpStream> for ReadinessStream {
@@ -39,6 +58,9 @@ impl fmt::Debug for ReadinessStream {
         write!(formatter, "ReadinessStream({})", self.0.as_raw_fd())
     }
 }
+
+/// The most input of a refused connection that is thrown away: more than a socket takes in before anybody reads (128 KiB by default).
+const REFUSED_INPUT_BYTES: usize = 1 << 20;
 
 /// The most connections that one listener gives in one poll, so that a flood of them leaves room for the others' data.
 const ACCEPTS_PER_POLL: u32 = 64;

@@ -33,6 +33,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use self::listening::Listeners;
 use self::selector::{Alarm, Event, Key, Selector};
 use self::socket::{Socket, Target};
@@ -117,6 +119,7 @@ impl PreparedEngine for Prepared {
             touched: Vec::new(),
             has_more: VecDeque::new(),
             line: Line::default(),
+            refusals: Vec::new(),
             vacated: Vec::new(),
             events: Vec::new(),
             scratch: Vec::new(),
@@ -178,6 +181,8 @@ pub(crate) struct ReadinessEngine {
     has_more: VecDeque<SocketId>,
     /// Sockets that have something to read and no buffer to read it into.
     line: Line<SocketId>,
+    /// Connections to turn away, each with its answer: no more than were accepted since the last poll.
+    refusals: Vec<(ReadinessStream, Bytes)>,
     /// Places whose `Closed` the last poll has reported: free from the next one on, when the caller has seen it.
     vacated: Vec<u32>,
     /// What the selector has told and is being handled.
@@ -231,6 +236,10 @@ impl Engine for ReadinessEngine {
 
     fn close_listener(&mut self, listener: ListenerId, sweep: u32) {
         self.listeners.begin_close(listener, sweep);
+    }
+
+    fn refuse(&mut self, stream: ReadinessStream, answer: &Bytes) {
+        self.refusals.push((stream, answer.clone()));
     }
 
     fn adopt(&mut self, stream: ReadinessStream) -> Result<SocketId, ReadinessStream> {
@@ -338,6 +347,7 @@ impl Engine for ReadinessEngine {
         for index in self.vacated.drain(..) {
             self.places.give(index);
         }
+        self.refuse_now();
         self.listeners.do_recorded(&self.selector, completions);
         self.do_recorded(completions);
         self.arena.collect_returned();
@@ -359,6 +369,7 @@ impl Engine for ReadinessEngine {
 impl Drop for ReadinessEngine {
     /// Tear-down: nothing is with the system, so there is nothing to wait for.
     fn drop(&mut self) {
+        self.refuse_now();
         self.listeners.remove_all(&self.selector);
         for (_, socket) in self.sockets.iter_mut() {
             if let Some(descriptor) = socket.descriptor.take()

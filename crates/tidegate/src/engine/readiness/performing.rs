@@ -94,11 +94,17 @@ impl ReadinessEngine {
             }
         }
         let Some(descriptor) = &socket.descriptor else { return };
-        // Linux has a flag for each call.
-        let nonblocking = if cfg!(target_os = "linux") { Ok(()) } else { calls::set_nonblocking(descriptor) };
+        let nonblocking = calls::set_nonblocking_where_calls_may_wait(descriptor);
         match nonblocking.and_then(|()| self.selector.add_socket(descriptor, Key::of_socket(id))) {
             Ok(()) => socket.registered = true,
             Err(error) => socket.fail_to_begin(id, error, out),
+        }
+    }
+
+    /// Turns away what was refused since the last poll.
+    pub(super) fn refuse_now(&mut self) {
+        for (stream, answer) in self.refusals.drain(..) {
+            stream.turn_away(&answer, &mut self.scratch);
         }
     }
 
