@@ -164,6 +164,8 @@ pub(crate) enum Engine {
     Auto,
     /// io_uring (Linux 6.1 and later)
     Uring,
+    /// Readiness: epoll (kqueue on macOS and the BSDs)
+    Readiness,
 }
 
 impl From<Engine> for EngineChoice {
@@ -171,6 +173,7 @@ impl From<Engine> for EngineChoice {
         match engine {
             Engine::Auto => Self::Auto,
             Engine::Uring => Self::Uring,
+            Engine::Readiness => Self::Readiness,
         }
     }
 }

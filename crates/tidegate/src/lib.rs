@@ -98,7 +98,7 @@
 //!
 //! # Requirements
 //!
-//! Linux 6.1 or later, with io_uring allowed. The pages in `docs/` of the repository say how it is built (`architecture.md`), what each
+//! Linux. With io_uring where it is allowed (6.1 or later), else by readiness: see [`EngineChoice`]. The pages in `docs/` of the repository say how it is built (`architecture.md`), what each
 //! limit bounds (`memory.md`) and how it is tested (`testing.md`).
 #![warn(missing_docs)]
 

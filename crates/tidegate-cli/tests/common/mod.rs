@@ -1,6 +1,8 @@
 //! Starts the real program and talks to it as its clients do.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+mod sandbox;
+
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -53,6 +55,12 @@ pub struct Ended {
 pub fn tidegate(arguments: &[&str]) -> Start {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args(arguments).env_remove("RUST_LOG");
+    // A run of the tests may be about one engine.
+    if let (Ok(engine), Some(&"serve")) = (std::env::var("TIDEGATE_TEST_ENGINE"), arguments.first())
+        && !arguments.contains(&"--engine")
+    {
+        command.args(["--engine", &engine]);
+    }
     Start { command, listens: arguments.contains(&"--listen"), stderr: Stderr::Collected }
 }
 
@@ -80,6 +88,12 @@ impl Start {
         shell.arg("-c").arg(format!("{prelude} && exec \"$0\" \"$@\""));
         shell.arg(self.command.get_program()).args(self.command.get_args()).env_remove("RUST_LOG");
         self.command = shell;
+        self
+    }
+
+    /// Where the system refuses these calls with `error`, as container engines do.
+    pub fn refused(mut self, calls: &'static [libc::c_long], error: i32) -> Self {
+        sandbox::refuse(&mut self.command, calls, error);
         self
     }
 

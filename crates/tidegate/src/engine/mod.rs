@@ -1,8 +1,8 @@
 //! The engine contract: operations in, completions out.
 //!
 //! An engine belongs to one I/O thread. It owns that thread's sockets and everything that the system may
-//! still touch, it knows the time, and it knows nothing of connections or handlers. Two engines keep this contract
-//! today: `uring` (io_uring, Linux) and `sim` (a simulated world). One suite, `conformance`, runs against both;
+//! still touch, it knows the time, and it knows nothing of connections or handlers. Three engines keep this contract:
+//! `uring` (io_uring, Linux), `readiness` (epoll, kqueue) and `sim` (a simulated world). One suite, `conformance`, runs against all;
 //! `docs/engine.md` says which test holds which sentence.
 //!
 //! # When things happen
@@ -80,7 +80,8 @@
 //! - **E21.** The caller closes every socket it adopted or connected, exactly once, also after an error.
 //! - **E22.** A cancel is never lost, also when the submission queue is full, and never frees anything itself: memory is freed by the last
 //!   completion of its operation.
-//! - **E23.** Correct under completion-queue overflow: a receive that the system ended without an error goes on.
+//! - **E23.** Correct under completion-queue overflow: a receive that the system ended without an error goes on. (Readiness hands
+//!   nothing over that could be ended; its batches of events are as small as the queue would be, at least 16.)
 //! - **E24.** Dropping an engine is tear-down: it stops accepting, cancels all, reaps to zero (bounded by
 //!   [`EngineConfig::teardown_limit`]), then frees. What can't be reaped is leaked, and said so in the log.
 //!
@@ -93,6 +94,10 @@
 //!   [closes](Engine::close) the socket, and then it is one error or, if the answer was faster, one success, before the
 //!   `Closed`. A connected socket sends what it is given at once (`TCP_NODELAY`).
 
+#[cfg(unix)]
+pub(crate) mod readiness;
+#[cfg(unix)]
+mod spin;
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 
@@ -137,6 +142,7 @@ pub(crate) struct EngineConfig {
     /// The longest time to look for completions before sleeping; adapted to what it has brought so far. Zero: never.
     pub spin: Duration,
     /// How long tear-down waits for the last completions.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "readiness leaves nothing with the system"))]
     pub teardown_limit: Duration,
     /// What is set on outgoing sockets; accepted ones inherit theirs from the listener.
     pub socket_options: SocketOptions,
@@ -252,6 +258,20 @@ impl fmt::Debug for Waker {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Waker")
     }
+}
+
+/// An engine with everything that can fail done, ready to be started by the thread that will own it.
+pub(crate) trait PreparedEngine: Send + 'static {
+    /// What it becomes.
+    type Engine: Engine;
+
+    /// A way to end the engine's `poll`, valid before it has started.
+    fn waker(&self) -> Waker;
+    /// Makes the calling thread the owner.
+    ///
+    /// # Errors
+    /// What the system says when that takes a call.
+    fn start(self) -> io::Result<Self::Engine>;
 }
 
 /// See the [module](self) for what each method promises.

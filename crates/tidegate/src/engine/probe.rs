@@ -65,7 +65,12 @@ pub enum FeatureKind {
 /// }
 /// ```
 pub fn probe() -> Probe {
-    Probe { engines: vec![super::uring::probe()] }
+    let engines = vec![
+        #[cfg(target_os = "linux")]
+        super::uring::probe(),
+        super::readiness::probe(),
+    ];
+    Probe { engines }
 }
 
 #[cfg(test)]

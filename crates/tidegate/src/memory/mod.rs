@@ -26,7 +26,9 @@ pub(crate) use gather::{Gather, Piece};
 pub(crate) use index_stack::IndexStack;
 pub(crate) use line::Line;
 pub use payload::Payload;
-pub(crate) use poison::{POISON, assert_poisoned, poison};
+#[cfg(target_os = "linux")]
+pub(crate) use poison::POISON;
+pub(crate) use poison::{assert_poisoned, poison};
 pub(crate) use send_memory::{NoMemory, SendLease, SendReserve};
 
 /// The size of a page, in bytes: buffers are multiples of it and start on one. 4 KiB on x86-64 and on

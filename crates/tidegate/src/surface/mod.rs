@@ -2,6 +2,7 @@
 
 mod client;
 mod connection;
+mod engines;
 mod handle;
 mod handler;
 mod kernel;
@@ -18,13 +19,14 @@ mod table;
 
 pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector};
 pub use self::connection::Connection;
+pub use self::engines::EngineChoice;
 pub use self::handle::{ConnectionHandle, PostError};
 pub use self::handler::Handler;
 pub use self::limits::{Ceiling, Limits, LimitsError};
 pub use self::listener::Listener;
 pub use self::machine::{ControlGroup, Machine};
 pub use self::report::Report;
-pub use self::server::{BindError, Bound, EngineChoice, RunError, Server, ServerBuilder, ServerHandle};
+pub use self::server::{BindError, Bound, RunError, Server, ServerBuilder, ServerHandle};
 pub use self::stats::Stats;
 pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
 pub use crate::io_thread::{Accepted, ConnectError, ConnectFailed, Connected, RefusedBecause, Target, WhenFull};

@@ -1,21 +1,24 @@
 //! The server: built, bound, run.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 
-use crate::engine::{EngineConfig, Waker, uring};
+use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
     Accepted, Arrival, CONNECTING_BYTES, Connected, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, Outgoing,
     Phase, ServerShared, Setup, Tally, ThreadShared,
 };
 use crate::memory::SendReserve;
+use crate::surface::engines::Engines;
 use crate::surface::table::Table;
-use crate::surface::{Ceiling, Client, Connector, Handler, Limits, LimitsError, Listener, Machine, Report, Stats};
+use crate::surface::{
+    Ceiling, Client, Connector, EngineChoice, Handler, Limits, LimitsError, Listener, Machine, Report, Stats,
+};
 use crate::sync::Arc;
 
 /// Where a server begins: [`Server::builder`].
@@ -51,17 +54,6 @@ where
         Box::new(Table::new(Arc::clone(&make), limits.max_connections, limits.mailbox_messages)) as Box<dyn Handlers>
     });
     (table, Table::<H, F>::PLACE_BYTES)
-}
-
-/// Which engine a server runs on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum EngineChoice {
-    /// The best that this system allows.
-    #[default]
-    Auto,
-    /// io_uring (Linux 6.1 and later).
-    Uring,
 }
 
 /// A server that is being described.
@@ -169,7 +161,7 @@ impl ServerBuilder {
         (self, connector)
     }
 
-    /// Does everything that can fail: checks the limits, binds the listeners, sets up the rings.
+    /// Does everything that can fail: checks the limits, binds the listeners, sets up the engines.
     ///
     /// # Errors
     /// [`BindError`] says what failed, with the address or the numbers, and what to do about it.
@@ -189,7 +181,7 @@ impl ServerBuilder {
                 .bind(&self.limits.socket_options())
                 .map_err(|source| BindError::Listen { address, source })?;
             addresses.push(socket.local_addr().map_err(|source| BindError::Listen { address, source })?);
-            sockets.push(socket.into());
+            sockets.push(socket);
         }
         let config = EngineConfig {
             sockets: self.limits.max_connections,
@@ -201,12 +193,8 @@ impl ServerBuilder {
             teardown_limit: EngineConfig::TEARDOWN_LIMIT,
             socket_options: self.limits.socket_options(),
         };
-        // One engine so far: `Auto` and `Uring` mean the same.
-        let engines: Vec<uring::Prepared> = (0..threads)
-            .map(|_| uring::prepare(config.clone()))
-            .collect::<Result<_, _>>()
-            .map_err(|error| BindError::Engine(error.to_string()))?;
-        let shared = self.shared(engines.iter().map(uring::Prepared::waker));
+        let engines = Engines::prepare(self.engine, &config, threads).map_err(BindError::Engine)?;
+        let shared = self.shared(engines.wakers().into_iter());
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
         ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
@@ -356,8 +344,8 @@ pub enum RunError {
 /// A server that listens and is ready to run. Connections wait in the backlog until then.
 pub struct Bound {
     builder: ServerBuilder,
-    engines: Vec<uring::Prepared>,
-    sockets: Vec<uring::UringListener>,
+    engines: Engines,
+    sockets: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     shared: Arc<ServerShared>,
     ceiling: Ceiling,
@@ -374,9 +362,9 @@ impl Bound {
         &self.ceiling
     }
 
-    /// The name of the engine that it runs on.
+    /// The name of the engine that it runs on: `uring` or `readiness`.
     pub fn engine_name(&self) -> &'static str {
-        "uring"
+        self.engines.name()
     }
 
     /// A way to stop the server from any thread.
@@ -390,11 +378,34 @@ impl Bound {
     /// [`RunError`] when an I/O thread could not be started or failed; the others are stopped then.
     pub fn run(self) -> Result<Report, RunError> {
         let Self { builder, engines, sockets, addresses, shared, .. } = self;
+        match engines {
+            #[cfg(target_os = "linux")]
+            Engines::Uring(engines) => Running { builder, sockets, addresses, shared }.run(engines),
+            Engines::Readiness(engines) => Running { builder, sockets, addresses, shared }.run(engines),
+        }
+    }
+}
+
+/// A server whose engine is settled.
+struct Running {
+    builder: ServerBuilder,
+    sockets: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    shared: Arc<ServerShared>,
+}
+
+impl Running {
+    fn run<P>(self, engines: Vec<P>) -> Result<Report, RunError>
+    where
+        P: PreparedEngine,
+        <P::Engine as Engine>::Listener: From<TcpListener>,
+    {
+        let Self { builder, sockets, addresses, shared } = self;
         let reserve = SendReserve::new(builder.limits.send_memory_bytes);
-        let handovers: Vec<Handover<uring::UringStream>> =
+        let handovers: Vec<Handover<<P::Engine as Engine>::Stream>> =
             engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
         let threads_all = engines.len();
-        let mut sockets = Some(sockets);
+        let mut sockets = Some(sockets.into_iter().map(Into::into).collect());
         let mut threads = Vec::new();
         let answers = builder.busy_answers();
         let mut failure = None;

@@ -13,7 +13,7 @@ use tidegate::{
     Handler, Limits, Server, ServerBuilder, Target,
 };
 
-use crate::harness::{DEADLINE, Running, any_port};
+use crate::harness::{DEADLINE, Running, any_port, engine};
 
 /// What the other side of a test sees of a client.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ fn what_is_asked_for_before_the_server_runs_is_done_when_it_does() {
     let (builder, connector, seen) = telling(Server::builder(), Client::tcp());
     let refused = connector.connect(Target::new(address)).expect_err("nobody has bound the server");
     assert_eq!(refused.reason, ConnectRefusal::NotBound);
-    let bound = builder.threads(NonZeroUsize::MIN).bind().expect("sound limits");
+    let bound = builder.threads(NonZeroUsize::MIN).engine(engine()).bind().expect("sound limits");
     let handle = bound.handle();
     connector.connect(Target::new(address).tag(3)).expect("room");
     let server = std::thread::spawn(move || bound.run());
@@ -290,7 +290,7 @@ fn accepted_and_outgoing_connections_share_the_places_and_a_listener_keeps_one()
 fn draining_gives_up_what_is_connecting_and_what_waits() {
     let (_sockets, address) = silent();
     let (builder, connector, seen) = telling(Server::builder(), Client::tcp());
-    let bound = builder.threads(NonZeroUsize::new(2).expect("not zero")).bind().expect("sound limits");
+    let bound = builder.threads(NonZeroUsize::new(2).expect("not zero")).engine(engine()).bind().expect("sound limits");
     let handle = bound.handle();
     for tag in 0..20 {
         connector.connect(Target::new(address).tag(tag)).expect("room");
@@ -324,7 +324,7 @@ fn draining_gives_up_what_is_connecting_and_what_waits() {
 fn a_queue_that_is_full_gives_the_target_back_with_the_numbers() {
     let limits = Limits { connects_waiting: 3, ..Limits::default() };
     let (builder, connector, _seen) = telling(Server::builder().limits(limits), Client::tcp());
-    let bound = builder.threads(NonZeroUsize::new(2).expect("not zero")).bind().expect("sound limits");
+    let bound = builder.threads(NonZeroUsize::new(2).expect("not zero")).engine(engine()).bind().expect("sound limits");
     let target = Target::new(SocketAddr::from(([127, 0, 0, 1], 9))).tag(5);
     for _ in 0..3 {
         connector.connect(target.on_thread(1)).expect("room");
@@ -384,7 +384,7 @@ fn two_thousand_connections_from_eight_sources_live_on_both_threads() {
     let address = listener.local_addr().expect("its address");
     let limits = Limits { max_connections: COUNT as u32, connects_waiting: COUNT as usize, ..Limits::default() };
     let (builder, connector, seen) = telling(Server::builder().limits(limits), Client::tcp());
-    let bound = builder.threads(NonZeroUsize::new(2).expect("not zero")).bind().expect("sound limits");
+    let bound = builder.threads(NonZeroUsize::new(2).expect("not zero")).engine(engine()).bind().expect("sound limits");
     let handle = bound.handle();
     let server = std::thread::spawn(move || bound.run());
     let accepted = Arc::new(Mutex::new(Vec::new()));
@@ -450,7 +450,7 @@ fn many_threads_asking_at_once_never_exceed_the_limit_and_every_request_has_one_
         most_so_far.fetch_max(live_now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         Counted { live: Arc::clone(&live_now) }
     });
-    let bound = builder.threads(NonZeroUsize::new(2).expect("not zero")).bind().expect("sound limits");
+    let bound = builder.threads(NonZeroUsize::new(2).expect("not zero")).engine(engine()).bind().expect("sound limits");
     let handle = bound.handle();
     let server = std::thread::spawn(move || bound.run());
     let askers: Vec<_> = (0..4)

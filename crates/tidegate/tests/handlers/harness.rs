@@ -8,8 +8,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use tidegate::{
-    Buffer, CloseReason, Connection, ConnectionHandle, Handler, Limits, Listener, Report, RunError, Server,
-    ServerBuilder, ServerHandle,
+    Buffer, CloseReason, Connection, ConnectionHandle, EngineChoice, Handler, Limits, Listener, Report, RunError,
+    Server, ServerBuilder, ServerHandle,
 };
 
 /// After this, what was waited for is not coming.
@@ -25,7 +25,7 @@ pub(crate) struct Running {
 impl Running {
     /// Runs a server with one I/O thread.
     pub(crate) fn start(builder: ServerBuilder) -> Self {
-        let bound = builder.threads(NonZeroUsize::MIN).bind().expect("free ports and sound limits");
+        let bound = builder.threads(NonZeroUsize::MIN).engine(engine()).bind().expect("free ports and sound limits");
         let (addresses, handle) = (bound.local_addrs().to_vec(), bound.handle());
         let (say, report) = mpsc::channel();
         std::thread::spawn(move || {
@@ -65,6 +65,16 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.handle.abort();
+    }
+}
+
+/// The engine that this run of the tests is about.
+pub(crate) fn engine() -> EngineChoice {
+    match std::env::var("TIDEGATE_TEST_ENGINE").as_deref() {
+        Err(_) | Ok("auto") => EngineChoice::Auto,
+        Ok("uring") => EngineChoice::Uring,
+        Ok("readiness") => EngineChoice::Readiness,
+        Ok(other) => panic!("TIDEGATE_TEST_ENGINE={other}: auto, uring or readiness"),
     }
 }
 

@@ -14,9 +14,9 @@ mod connecting;
 mod discarding;
 mod expecting;
 mod fixture;
+#[cfg(unix)]
+mod fixture_loopback;
 mod fixture_sim;
-#[cfg(target_os = "linux")]
-mod fixture_uring;
 mod halving;
 mod identifiers;
 mod material;
@@ -25,7 +25,7 @@ mod overflowing;
 mod pausing;
 #[cfg(target_os = "linux")]
 mod planted;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod real_time;
 mod receiving;
 mod refusing;
@@ -150,7 +150,6 @@ macro_rules! common_cases {
                 a_receive_that_is_closed_before_it_was_submitted_ends;
             overflowing:
                 three_hundred_echoes_survive_a_completion_queue_of_sixteen,
-                a_receive_that_the_system_ended_without_an_error_goes_on,
                 hundreds_of_closes_survive_a_completion_queue_of_sixteen;
             identifiers:
                 indices_stay_below_the_configured_sockets,
@@ -179,29 +178,65 @@ macro_rules! common_cases {
     };
 }
 
+/// The cases for engines whose operations are with the system, which may end a receive by itself (E23). The one on readiness makes
+/// each call itself and hands over nothing.
+macro_rules! completion_cases {
+    ($fixture:ty) => {
+        tests_for! { $fixture; overflowing: a_receive_that_the_system_ended_without_an_error_goes_on; }
+    };
+}
+
+/// What needs a second thread while `poll` blocks, or the clock on the wall: in a simulated world a poll that waits
+/// jumps to its deadline, so there is nothing to interrupt and nothing to measure. And what takes a descriptor, which connects of the
+/// simulated world don't.
+#[cfg(unix)]
+macro_rules! real_cases {
+    ($fixture:ty) => {
+        tests_for! { $fixture;
+            connecting: a_connect_without_a_descriptor_fails_and_leaves_a_socket_to_close;
+            real_time:
+                a_poll_sleeps_until_its_deadline_and_not_much_longer,
+                a_wake_from_another_thread_ends_a_poll_that_waits,
+                no_wake_of_a_thousand_is_lost,
+                a_lent_buffer_returned_by_another_thread_ends_a_poll_that_waits,
+                a_poll_without_a_deadline_ends_with_a_completion;
+        }
+    };
+}
+
 /// io_uring.
 #[cfg(target_os = "linux")]
 mod uring {
-    type Uring = super::fixture_uring::UringFixture;
+    type Uring = super::fixture_loopback::Loopback<super::fixture_loopback::Uring>;
 
     common_cases!(Uring);
+    completion_cases!(Uring);
+    real_cases!(Uring);
 
-    // What needs a second thread while `poll` blocks, or the clock on the wall: in a simulated world a poll that waits
-    // jumps to its deadline, so there is nothing to interrupt and nothing to measure.
-    // And what takes a descriptor, which connects of the simulated world don't; a system that still uses memory after the
-    // end of an engine, which that of the simulated world doesn't; and the planted bug, which is in this engine.
+    // A system that still uses memory after the end of an engine, which only this one has; and the planted bug, which is in this engine.
     tests_for! { Uring;
-        connecting: a_connect_without_a_descriptor_fails_and_leaves_a_socket_to_close;
         tearing_down: a_tear_down_without_time_leaks_and_does_not_free;
-        real_time:
-            a_poll_sleeps_until_its_deadline_and_not_much_longer,
-            a_wake_from_another_thread_ends_a_poll_that_waits,
-            no_wake_of_a_thousand_is_lost,
-            a_lent_buffer_returned_by_another_thread_ends_a_poll_that_waits,
-            a_poll_without_a_deadline_ends_with_a_completion;
         planted:
             freeing_a_send_before_its_last_completion_is_caught;
     }
+}
+
+/// Readiness.
+#[cfg(unix)]
+mod readiness {
+    type Readiness = super::fixture_loopback::Loopback<super::fixture_loopback::Readiness>;
+
+    common_cases!(Readiness);
+    real_cases!(Readiness);
+}
+
+/// Readiness by way of the `polling` crate, as on systems without epoll.
+#[cfg(unix)]
+mod portable_readiness {
+    type Readiness = super::fixture_loopback::Loopback<super::fixture_loopback::PortableReadiness>;
+
+    common_cases!(Readiness);
+    real_cases!(Readiness);
 }
 
 /// The simulated world.
@@ -209,4 +244,5 @@ mod sim {
     type Sim = super::fixture_sim::SimFixture;
 
     common_cases!(Sim);
+    completion_cases!(Sim);
 }

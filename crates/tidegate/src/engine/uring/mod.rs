@@ -38,9 +38,9 @@ use self::kind::Kind;
 use self::listening::Listeners;
 use self::raw::KernelAddress;
 use self::socket::{Ending, Operation, SendOperations, Socket};
-use self::waiting::Spin;
+use crate::engine::spin::Spin;
 use crate::engine::{
-    CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, SocketId, Stale, Waker,
+    CloseMode, Completion, Engine, EngineConfig, EngineCounters, ListenerId, PreparedEngine, SocketId, Stale, Waker,
     apply_socket_options,
 };
 use crate::memory::{ArenaMemory, Chunked, FreeList, Gather, Line, ReceiveArena};
@@ -78,17 +78,14 @@ pub(crate) fn prepare(config: EngineConfig) -> Result<Prepared, SetupError> {
     Ok(Prepared { ring, buffers, memory, wake, config })
 }
 
-impl Prepared {
-    /// A way to end the engine's `poll`, valid before it has started.
-    pub(crate) fn waker(&self) -> Waker {
+impl PreparedEngine for Prepared {
+    type Engine = UringEngine;
+
+    fn waker(&self) -> Waker {
         waker(&self.wake)
     }
 
-    /// Makes the calling thread the owner of the ring.
-    ///
-    /// # Errors
-    /// What the kernel says when the ring is enabled.
-    pub(crate) fn start(self) -> io::Result<UringEngine> {
+    fn start(self) -> io::Result<UringEngine> {
         let Self { ring, buffers, memory, wake, config } = self;
         ring.submitter().register_enable_rings()?;
         let no_iowait = ring.params().is_feature_no_iowait();

@@ -34,6 +34,20 @@ pub(crate) enum SetupError {
     Other(io::Error),
 }
 
+impl SetupError {
+    /// Whether it is a matter of io_uring, and another engine may do: not of descriptors, for instance.
+    pub(crate) fn is_of_the_ring(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::TooOld(_) | Self::NoMemory { .. } => true,
+            // From a call after the setup: for instance to register buffers, which a kernel too old doesn't know.
+            Self::Other(error) => matches!(
+                error.raw_os_error(),
+                Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::ENOMEM | libc::EINVAL | libc::EOPNOTSUPP)
+            ),
+        }
+    }
+}
+
 /// The smallest queues worth running with; below them there is not enough locked memory for anything.
 const SUBMISSION_ENTRIES_MIN: u32 = 16;
 const COMPLETION_ENTRIES_MIN: u32 = 16;

@@ -1,4 +1,4 @@
-//! The engine on io_uring, with peers over loopback.
+//! The engines that run on the system, with peers over loopback.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -10,33 +10,41 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use super::fixture::{Fixture, Peer};
+#[cfg(target_os = "linux")]
 use super::planted::Plantable;
-use crate::engine::EngineConfig;
-use crate::engine::uring::{self, Plant, SetupError, UringEngine, UringListener};
+use crate::engine::readiness::{self, ReadinessEngine};
+#[cfg(target_os = "linux")]
+use crate::engine::uring::{self, Plant, SetupError, UringEngine};
+use crate::engine::{Engine, EngineConfig, PreparedEngine};
+#[cfg(target_os = "linux")]
 use crate::memory::ArenaConfig;
 
 /// Names the case that a process was started for.
 const ALONE: &str = "TIDEGATE_CONFORMANCE_ALONE";
 
-/// An engine, and sockets that must stay open beside it.
-pub(super) struct UringFixture {
-    engine: UringEngine,
-    /// A listener whose backlog is full, and the connections that fill it.
-    silent: Vec<Socket>,
-    descriptors: Cell<Option<libc::rlimit>>,
+/// A way to make an engine that runs on the system.
+pub(super) trait Making {
+    /// The engine.
+    type Made: Engine<Listener: From<TcpListener>>;
+    /// The module of its tests, beside this one.
+    const TESTS: &'static str;
+
+    /// Whether this engine can run here; says why not on stderr.
+    fn available() -> bool {
+        true
+    }
+    /// Makes it, on the calling thread.
+    fn make(config: EngineConfig) -> Self::Made;
 }
 
-impl Fixture for UringFixture {
-    type Engine = UringEngine;
-    type Peer = TcpPeer;
+/// io_uring.
+#[cfg(target_os = "linux")]
+pub(super) struct Uring;
 
-    fn available_six() -> bool {
-        let available = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
-        if !available {
-            eprintln!("skipped: there is no IPv6 here");
-        }
-        available
-    }
+#[cfg(target_os = "linux")]
+impl Making for Uring {
+    type Made = UringEngine;
+    const TESTS: &'static str = "uring";
 
     fn available() -> bool {
         let config = EngineConfig {
@@ -61,20 +69,72 @@ impl Fixture for UringFixture {
         }
     }
 
-    fn new(config: EngineConfig) -> Self {
-        let engine = uring::prepare(config).expect("a ring").start().expect("a started ring");
-        Self { engine, silent: Vec::new(), descriptors: Cell::new(None) }
+    fn make(config: EngineConfig) -> UringEngine {
+        uring::prepare(config).expect("a ring").start().expect("a started ring")
+    }
+}
+
+/// Readiness, by the best that this system has for it.
+pub(super) struct Readiness;
+
+impl Making for Readiness {
+    type Made = ReadinessEngine;
+    const TESTS: &'static str = "readiness";
+
+    fn make(config: EngineConfig) -> ReadinessEngine {
+        readiness::prepare(config).expect("a selector").start().expect("an engine")
+    }
+}
+
+/// Readiness, by what every system has.
+pub(super) struct PortableReadiness;
+
+impl Making for PortableReadiness {
+    type Made = ReadinessEngine;
+    const TESTS: &'static str = "portable_readiness";
+
+    fn make(config: EngineConfig) -> ReadinessEngine {
+        readiness::prepare_portable(config).expect("a selector").start().expect("an engine")
+    }
+}
+
+/// An engine, and sockets that must stay open beside it.
+pub(super) struct Loopback<M: Making> {
+    engine: M::Made,
+    /// A listener whose backlog is full, and the connections that fill it.
+    silent: Vec<Socket>,
+    descriptors: Cell<Option<libc::rlimit>>,
+}
+
+impl<M: Making> Fixture for Loopback<M> {
+    type Engine = M::Made;
+    type Peer = TcpPeer;
+
+    fn available() -> bool {
+        M::available()
     }
 
-    fn engine(&self) -> &UringEngine {
+    fn available_six() -> bool {
+        let available = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+        if !available {
+            eprintln!("skipped: there is no IPv6 here");
+        }
+        available
+    }
+
+    fn new(config: EngineConfig) -> Self {
+        Self { engine: M::make(config), silent: Vec::new(), descriptors: Cell::new(None) }
+    }
+
+    fn engine(&self) -> &M::Made {
         &self.engine
     }
 
-    fn engine_mut(&mut self) -> &mut UringEngine {
+    fn engine_mut(&mut self) -> &mut M::Made {
         &mut self.engine
     }
 
-    fn listener(&mut self, six: bool) -> (UringListener, SocketAddr) {
+    fn listener(&mut self, six: bool) -> (<M::Made as Engine>::Listener, SocketAddr) {
         let any = if six { SocketAddr::from((Ipv6Addr::LOCALHOST, 0)) } else { any_port() };
         let socket = tcp_socket(any);
         socket.bind(&any.into()).expect("a free port");
@@ -124,7 +184,7 @@ impl Fixture for UringFixture {
             return true;
         }
         let program = std::env::current_exe().expect("the test program");
-        let path = format!("{}::uring::{name}", module_path!().rsplit_once("::").expect("a module").0);
+        let path = format!("{}::{}::{name}", module_path!().rsplit_once("::").expect("a module").0, M::TESTS);
         let path = path.split_once("::").expect("a crate").1;
         let output = Command::new(program)
             .args(["--exact", path, "--nocapture", "--test-threads=1"])
@@ -153,7 +213,8 @@ impl Fixture for UringFixture {
     }
 }
 
-impl Plantable for UringFixture {
+#[cfg(target_os = "linux")]
+impl Plantable for Loopback<Uring> {
     fn plant_free_on_cancel(&mut self) {
         self.engine.plant = Some(Plant::FreeOnCancel);
     }
