@@ -32,6 +32,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
+    tidegate::share_one_heap();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         // Help and version go to stdout with status 0, everything else to stderr with status 2.

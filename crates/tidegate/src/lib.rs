@@ -112,6 +112,6 @@ mod sync;
 mod time;
 
 pub use connection::{CloseReason, MinProgress, Refusal, Refused, Sent};
-pub use memory::{Buffer, Payload};
+pub use memory::{Buffer, Payload, share_one_heap};
 pub use surface::*;
 pub use time::Time;

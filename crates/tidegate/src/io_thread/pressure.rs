@@ -18,6 +18,9 @@ const LINE_PATIENCE: Duration = Duration::from_millis(250);
 /// How long to wait after one was closed for the line, to see whether that was enough: other threads look for memory this often.
 const NEXT_VICTIM: Duration = Duration::from_millis(10);
 
+/// How often the log says that connections are closed for memory: under an attack there are thousands a second.
+const SAY_AGAIN: Duration = Duration::from_secs(1);
+
 /// What a thread knows of the line for send memory standing still.
 #[derive(Default)]
 pub(super) struct Pressure {
@@ -25,6 +28,9 @@ pub(super) struct Pressure {
     stands_since: Option<Time>,
     /// When this thread last closed one for the line of any thread.
     closed_at: Option<Time>,
+    /// When the log last said that connections are closed for memory, and how many have been since.
+    said_at: Option<Time>,
+    unsaid: u64,
 }
 
 impl<E: Engine> IoThread<E> {
@@ -80,13 +86,25 @@ impl<E: Engine> IoThread<E> {
         let stalled = holding.filter_map(|(index, slot)| slot.machine.stalled_since().map(|since| (since, index)));
         let longest = stalled.min().filter(|&(since, _)| now.saturating_since(since) >= STALLED);
         let Some((since, index)) = longest else { return false };
-        tracing::warn!(
-            connection = index,
-            stalled_ms = now.saturating_since(since).as_millis() as u64,
-            "send memory is used up: the connection that has gone longest without progress is closed"
-        );
+        self.say_closed(index, now.saturating_since(since));
         self.slots[index].machine.abort(CloseReason::MemoryPressure, &mut self.pools);
         self.mark_dirty(index);
         true
+    }
+
+    /// Says in the log that a connection is closed for memory, at most once each [`SAY_AGAIN`].
+    fn say_closed(&mut self, index: u32, stalled: Duration) {
+        let now = self.context.now;
+        self.pressure.unsaid += 1;
+        if self.pressure.said_at.is_none_or(|said| now.saturating_since(said) >= SAY_AGAIN) {
+            tracing::warn!(
+                connection = index,
+                stalled_ms = stalled.as_millis() as u64,
+                closed = self.pressure.unsaid,
+                "memory is used up: who has gone longest without progress is closed; this one, and others since it was last said"
+            );
+            self.pressure.said_at = Some(now);
+            self.pressure.unsaid = 0;
+        }
     }
 }

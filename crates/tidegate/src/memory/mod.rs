@@ -8,6 +8,7 @@
 //!
 //! `unsafe` of the upper half of the library lives here, so that nothing above needs any.
 
+mod allocator;
 mod arena;
 mod buffer;
 mod chunked;
@@ -18,6 +19,7 @@ mod payload;
 mod poison;
 mod send_memory;
 
+pub use allocator::share_one_heap;
 pub(crate) use arena::{ArenaConfig, ArenaMemory, ReceiveArena};
 pub use buffer::Buffer;
 pub(crate) use chunked::Chunked;
