@@ -6,28 +6,26 @@ use std::net::SocketAddr;
 use tidegate::{Buffer, CloseReason, Connection, Handler};
 
 /// Discards what one connection sends. When the peer has finished, so has the server.
-pub(super) struct Discard {
-    peer: SocketAddr,
-}
+///
+/// Without a field: what it has costs every connection memory, the idle ones too.
+pub(super) struct Discard;
 
 impl Discard {
+    /// For the connection of `peer`.
     pub(super) fn new(peer: SocketAddr) -> Self {
-        Self { peer }
+        tracing::debug!(%peer, "connected");
+        Self
     }
 }
 
 impl Handler for Discard {
     type Message = Infallible;
 
-    fn on_connect(&mut self, _connection: &mut Connection<'_>) {
-        tracing::debug!(peer = %self.peer, "connected");
-    }
-
     fn on_read(&mut self, _connection: &mut Connection<'_>, data: Buffer) {
-        tracing::trace!(peer = %self.peer, bytes = data.len(), "received");
+        tracing::trace!(bytes = data.len(), "received");
     }
 
     fn on_close(self, reason: &CloseReason) {
-        tracing::debug!(peer = %self.peer, %reason, "closed");
+        tracing::debug!(%reason, "closed");
     }
 }

@@ -330,7 +330,7 @@ impl<E: Engine> IoThread<E> {
         };
         let key = ConnectionKey { slot: socket.index, generation: socket.generation };
         let deadline = self.context.now + self.connecting.kinds[request.client].connect_timeout;
-        let timer = Some(self.context.wheel.insert(deadline, Timer::Connect(key)));
+        let timer = Some(self.context.wheel.insert(deadline, Timer::Connect(key.slot)));
         let attempt = Attempt { generation: socket.generation, request, timer, failure: None };
         self.connecting.sockets.insert(socket.index, attempt);
         Ok(())
@@ -370,9 +370,10 @@ impl<E: Engine> IoThread<E> {
     }
 
     /// A connect has taken as long as it may.
-    pub(super) fn connect_timed_out(&mut self, key: ConnectionKey) {
-        let socket = SocketId { index: key.slot, generation: key.generation };
-        if let Some(attempt) = self.connecting.get_mut(socket) {
+    pub(super) fn connect_timed_out(&mut self, index: u32) {
+        // The timer is cancelled with its attempt, so this is the one it was set for.
+        if let Some(attempt) = self.connecting.sockets.get_mut(&index) {
+            let socket = SocketId { index, generation: attempt.generation };
             attempt.timer = None;
             let client = attempt.request.client;
             let timeout = self.connecting.kinds[client].connect_timeout;

@@ -662,31 +662,29 @@ impl<E: Engine> IoThread<E> {
         self.context.wheel.advance(self.context.now, &mut expired);
         for timer in expired.drain(..) {
             match timer {
-                Timer::Machine(key) => {
-                    if self.is_current(key) {
-                        let slot = &mut self.slots[key.slot];
-                        slot.timer = None;
-                        let socket = SocketId { index: key.slot, generation: key.generation };
-                        let unread = || self.engine.unread_bytes(socket);
-                        slot.machine.time_passed(self.context.now, unread, &mut self.pools);
-                        self.mark_dirty(key.slot);
+                Timer::Machine(index) => {
+                    let slot = &mut self.slots[index];
+                    debug_assert!(slot.in_use, "the timer of a connection that is over");
+                    slot.timer = None;
+                    let socket = SocketId { index, generation: slot.key.generation };
+                    let unread = || self.engine.unread_bytes(socket);
+                    slot.machine.time_passed(self.context.now, unread, &mut self.pools);
+                    self.mark_dirty(index);
+                }
+                Timer::SystemAgain(index) => {
+                    if self.slots[index].in_use {
+                        self.shortages.tries_again(index);
+                        self.slots[index].machine.try_system_again();
+                        self.mark_dirty(index);
                     }
                 }
-                Timer::SystemAgain(key) => {
-                    if self.is_current(key) {
-                        self.shortages.tries_again(key.slot);
-                        self.slots[key.slot].machine.try_system_again();
-                        self.mark_dirty(key.slot);
-                    }
+                Timer::Handler(index, timer) => {
+                    debug_assert!(self.slots[index].in_use, "a timer of a connection that is over");
+                    self.context.handler_timers.remove(&(index, timer));
+                    self.call(index, |table, handler, view| table.on_timer(handler, view, timer));
+                    self.mark_dirty(index);
                 }
-                Timer::Handler(key, timer) => {
-                    self.context.handler_timers.remove(&(key.slot, timer));
-                    if self.is_current(key) {
-                        self.call(key.slot, |table, handler, view| table.on_timer(handler, view, timer));
-                        self.mark_dirty(key.slot);
-                    }
-                }
-                Timer::Connect(key) => self.connect_timed_out(key),
+                Timer::Connect(index) => self.connect_timed_out(index),
                 Timer::AcceptAgain => {
                     // The end of this turn does what there is to do.
                     self.accept_timer = None;

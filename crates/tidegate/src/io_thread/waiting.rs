@@ -31,14 +31,14 @@ impl<E: Engine> IoThread<E> {
             }
             let look = slot.machine.next_look(now, &self.pools.flow);
             if look != Time::MAX {
-                slot.timer = Some(self.context.wheel.insert(look, Timer::Machine(key)));
+                slot.timer = Some(self.context.wheel.insert(look, Timer::Machine(key.slot)));
             }
         }
         if let Some(begins) = slot.machine.shortage() {
             match self.shortages.found(index, begins, now) {
                 Verdict::Waits => {}
                 Verdict::TryAgainAt(time) => {
-                    self.context.wheel.insert(time, Timer::SystemAgain(key));
+                    self.context.wheel.insert(time, Timer::SystemAgain(key.slot));
                 }
                 Verdict::GiveUp => {
                     tracing::warn!(
