@@ -16,7 +16,7 @@ fn in_hundreds_of_hostile_worlds_every_byte_comes_back_in_order_or_the_connectio
         match echo::run(seed, 0) {
             Ok((outcome, simulation)) => {
                 for (fault, count) in simulation.faults_struck() {
-                    *faults.entry(fault).or_default() += u64::from(count > 0);
+                    *faults.entry(format!("{fault:?}")).or_default() += u64::from(count > 0);
                 }
                 for (reason, count) in outcome.report.closed_by_reason() {
                     *reasons.entry(reason).or_default() += count;

@@ -58,7 +58,7 @@ fn main() -> ExitCode {
                             sum.hashes.insert(seed, outcome.hash);
                             sum.events += outcome.events;
                             for (fault, count) in simulation.faults_struck() {
-                                *sum.faults.entry(fault).or_default() += count;
+                                *sum.faults.entry(format!("{fault:?}")).or_default() += count;
                             }
                             for (reason, count) in outcome.report.closed_by_reason() {
                                 *sum.reasons.entry(reason).or_default() += count;
