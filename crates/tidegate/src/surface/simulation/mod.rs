@@ -324,6 +324,10 @@ impl Simulation {
         if queued > limit {
             return Err(self.violation(format!("a send queue of {queued} bytes, but the limit is {limit}")));
         }
+        let stale: usize = self.threads.iter().flatten().map(IoThread::stale_timers).sum();
+        if stale > 0 {
+            return Err(self.violation(format!("{stale} timers of connections that are over")));
+        }
         Ok(())
     }
 
