@@ -79,8 +79,8 @@ pub struct Simulation {
     clients_begun: u64,
     /// Ways that are clogged, by client; `None` for a client that has not begun.
     clogs: BTreeMap<ClientId, Option<SimClog>>,
-    /// What is to be done later, by the token of its timer.
-    plans: BTreeMap<u64, Plan>,
+    /// What is to be done later, by its time and number.
+    plans: BTreeMap<(Time, u64), Plan>,
     plans_made: u64,
     invariants: Vec<Invariant>,
     report: Report,
@@ -197,6 +197,12 @@ impl Simulation {
             queue_bytes_max: limits.send_queue_bytes,
         });
         Ok(addresses)
+    }
+
+    /// How many connections the server has had so far.
+    pub fn opened(&self) -> u64 {
+        let threads = self.threads.iter().flatten().map(|thread| thread.tally().opened);
+        self.report.connections() + threads.sum::<u64>()
     }
 
     /// Lets `client` connect to `address`, `after` from now. What is returned names it.

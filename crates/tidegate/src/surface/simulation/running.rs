@@ -26,8 +26,8 @@ pub(super) enum Plan {
     Reach,
 }
 
-/// Tokens of plans; below are those of clients.
-const PLANS: u64 = 1 << 63;
+/// The token of all plans; those below are of clients.
+const PLAN: u64 = u64::MAX;
 
 /// The server's own invariants walk all tables, so they are checked after this many steps.
 const STEPS_PER_CHECK: u64 = 64;
@@ -165,10 +165,9 @@ impl Simulation {
     }
 
     fn plan(&mut self, time: Time, plan: Plan) {
-        let token = PLANS | self.plans_made;
+        self.plans.insert((time, self.plans_made), plan);
         self.plans_made += 1;
-        self.plans.insert(token, plan);
-        self.world.call_at(time, token);
+        self.world.call_at(time, PLAN);
     }
 
     /// Makes one step; false: there is none.
@@ -180,8 +179,9 @@ impl Simulation {
         match self.world.step() {
             Step::Engine(number) => self.turn_thread(number)?,
             Step::Peer(number) => self.turn_client(number)?,
-            Step::Timer(token) if token >= PLANS => {
-                if let Some(Plan::Act(act)) = self.plans.remove(&token) {
+            Step::Timer(PLAN) => {
+                // Whichever timer it was: plans are carried out in the order of their times, also when a clock jump makes several due.
+                if let Some((_, Plan::Act(act))) = self.plans.pop_first() {
                     act(self);
                 }
             }
