@@ -298,12 +298,12 @@ impl Simulation {
             ("sends in flight", u64::from(thread.sends_outstanding().0)),
             ("receive buffers out", u64::from(thread.buffers_out())),
         ];
-        for (what, count) in left {
-            if count > 0 {
-                return Err(self.violation(format!("I/O thread {number} has ended with {count} {what}")));
-            }
+        let left: Vec<String> =
+            left.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect();
+        if left.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        Err(self.violation(format!("I/O thread {number} has ended with {}", left.join(", "))))
     }
 
     /// What must hold at any time.
