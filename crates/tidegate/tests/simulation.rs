@@ -1,57 +1,53 @@
-//! The echo server in hostile simulated worlds: a few hundred of the runs that `examples/campaign` makes as many of as one likes.
+//! Servers in hostile simulated worlds: some of the runs that `examples/campaign` makes as many of as one likes.
 
-#[path = "../examples/campaign/echo.rs"]
-mod echo;
+#[path = "../examples/campaign/worlds/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the campaign uses all of it")]
+mod worlds;
 
-use std::collections::BTreeMap;
+use worlds::expected::Occurrences;
 
 /// Enough runs for every fault and most endings, few enough for every test run.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 40;
+
+/// The endings that most runs have; the campaign expects more of them.
+const COMMON: [&str; 8] = [
+    "finished",
+    "reset",
+    "drained",
+    "closed_by_handler",
+    "aborted_by_handler",
+    "closed_by_handle",
+    "aborted_by_handle",
+    "handler_panicked",
+];
 
 #[test]
-fn in_hundreds_of_hostile_worlds_every_byte_comes_back_in_order_or_the_connection_ends_with_a_reason() {
-    let mut faults: BTreeMap<String, u64> = BTreeMap::new();
-    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+fn in_dozens_of_hostile_worlds_every_byte_comes_back_in_order_or_the_connection_ends_with_a_reason() {
+    let (mut faults, mut reasons) = (Occurrences::default(), Occurrences::default());
     for seed in 0..SEEDS {
-        match echo::run(seed, 0) {
+        match worlds::run(seed, 0) {
             Ok((outcome, simulation)) => {
-                for (fault, count) in simulation.faults_struck() {
-                    *faults.entry(fault).or_default() += u64::from(count > 0);
+                assert!(outcome.completions >= worlds::COMPLETIONS_LEAST, "seed {seed}: {outcome:?}");
+                assert!(outcome.report.connections() >= worlds::CONNECTIONS_LEAST, "seed {seed}: {outcome:?}");
+                for (fault, times) in simulation.faults_struck() {
+                    faults.add(format!("{fault:?}"), times);
                 }
-                for (reason, count) in outcome.report.closed_by_reason() {
-                    *reasons.entry(reason).or_default() += count;
+                for (reason, times) in outcome.report.closed_by_reason() {
+                    reasons.add(reason.to_owned(), times);
                 }
             }
             Err(violation) => panic!("{violation}"),
         }
     }
-    for (fault, runs) in &faults {
-        assert!(*runs > 0, "{fault} never struck");
-    }
-    let expected = [
-        "finished",
-        "reset",
-        "drained",
-        "closed_by_handler",
-        "aborted_by_handler",
-        "closed_by_handle",
-        "aborted_by_handle",
-        "handler_panicked",
-        "first_byte_timeout",
-        "idle_timeout",
-        "send_too_slow",
-        "receive_too_slow",
-    ];
-    for reason in expected {
-        assert!(reasons[reason] > 0, "no connection ended as {reason}: {reasons:?}");
-    }
+    assert_eq!(faults.too_rare(1, None), [""; 0]);
+    assert_eq!(reasons.too_rare(1, Some(&COMMON)), [""; 0]);
 }
 
 #[test]
 fn one_seed_is_one_history_in_this_process_and_in_another() {
     const CHILD: &str = "TIDEGATE_SIMULATION_CHILD";
     let histories: Vec<String> = (1_000..1_010)
-        .map(|seed| match echo::run(seed, 0) {
+        .map(|seed| match worlds::run(seed, 0) {
             Ok((outcome, _)) => format!("seed {seed} hash {:016x} events {}", outcome.hash, outcome.events),
             Err(violation) => panic!("{violation}"),
         })

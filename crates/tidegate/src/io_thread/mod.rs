@@ -916,6 +916,16 @@ impl<E: Engine> IoThread<E> {
         self.pools.arena.outstanding()
     }
 
+    /// Timers of connections that are over: there must be none, or they would pile up and strike the next user of the slot.
+    pub(crate) fn stale_timers(&self) -> usize {
+        let is_stale = |timer: Timer| match timer {
+            Timer::Machine(key) | Timer::Handler(key, _) => !self.is_current(key),
+            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::AcceptAgain => false,
+            Timer::HalfGrace | Timer::Grace => false,
+        };
+        self.context.wheel.values().filter(|&timer| is_stale(timer)).count()
+    }
+
     /// The most that a connection of this thread has queued, in bytes.
     pub(crate) fn queued_bytes_max(&mut self) -> usize {
         self.slots

@@ -208,6 +208,11 @@ impl<T: Copy> TimerWheel<T> {
         Some(Time::from_nanos(event.tick.saturating_mul(TICK_NANOS)))
     }
 
+    /// The values of all timers that are set, in no particular order. Walks every node there ever was.
+    pub(crate) fn values(&self) -> impl Iterator<Item = T> {
+        self.nodes.iter().filter(|node| node.list != UNUSED).map(|node| node.value)
+    }
+
     /// How many timers are set.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn len(&self) -> usize {
@@ -594,6 +599,7 @@ mod tests {
                 }
 
                 prop_assert_eq!(wheel.len(), model.timers.len());
+                prop_assert_eq!(wheel.values().count(), model.timers.len());
                 prop_assert_eq!(wheel.is_empty(), model.timers.is_empty());
                 let overdue = model.timers.keys().next().is_some_and(|(tick, _)| *tick == 0);
                 match wheel.next_deadline().map(Time::as_nanos) {

@@ -33,5 +33,5 @@ pub use crate::io_thread::{Accepted, ConnectError, ConnectFailed, Connected, Ref
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).
 pub mod sim {
-    pub use super::simulation::{Client, Next, Peer, Simulation, Violation};
+    pub use super::simulation::{Client, ClientId, Fault, Next, Peer, Simulation, Violation};
 }

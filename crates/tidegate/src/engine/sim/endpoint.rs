@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 
+use super::fate::Event;
 use crate::time::Time;
 
 /// Names an endpoint of the world.
@@ -177,6 +178,8 @@ pub(super) struct Endpoint {
     pub far_bytes: StreamBytes,
     /// Whether its owner will be told of a change anyway.
     pub touched: bool,
+    /// While the way to the other end is clogged: what would have arrived meanwhile.
+    pub clogged: Option<Vec<Event>>,
 }
 
 impl Endpoint {
@@ -211,6 +214,7 @@ impl Endpoint {
             bytes: StreamBytes::default(),
             far_bytes: StreamBytes::default(),
             touched: false,
+            clogged: None,
         }
     }
 

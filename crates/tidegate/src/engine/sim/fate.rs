@@ -2,7 +2,7 @@
 //! things can go.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use super::endpoint::EndpointId;
 use super::faults::{Fault, Faults, Range};
@@ -45,6 +45,10 @@ pub(super) struct Fate {
     /// How hostile the world is.
     pub faults: Faults,
     struck: [u64; Fault::COUNT],
+    /// How often each fault could have struck.
+    occasions: [u64; Fault::COUNT],
+    /// Faults that strike on a certain occasion, counted from 1.
+    scripted: BTreeSet<(Fault, u64)>,
     /// What has happened so far.
     pub trace: Trace,
 }
@@ -67,6 +71,8 @@ impl Fate {
             random: Random::new(seed),
             faults,
             struck: [0; Fault::COUNT],
+            occasions: [0; Fault::COUNT],
+            scripted: BTreeSet::new(),
             trace: Trace::new(),
         }
     }
@@ -122,11 +128,19 @@ impl Fate {
 
     /// Whether `fault` strikes here and now.
     pub(super) fn strikes(&mut self, fault: Fault) -> bool {
-        let strikes = self.random.chance(self.faults.chance(fault));
+        let occasion = &mut self.occasions[fault as usize];
+        *occasion += 1;
+        let is_scripted = !self.scripted.is_empty() && self.scripted.remove(&(fault, *occasion));
+        let strikes = self.random.chance(self.faults.chance(fault)) || is_scripted;
         if strikes {
             self.struck[fault as usize] += 1;
         }
         strikes
+    }
+
+    /// Lets `fault` strike on its `nth` occasion from now on, counted from 1.
+    pub(super) fn script(&mut self, fault: Fault, nth: u64) {
+        self.scripted.insert((fault, self.occasions[fault as usize].saturating_add(nth)));
     }
 
     /// What `fault` adds here and now: nothing, or from 1 to `most_ns` nanoseconds if it strikes.
@@ -199,6 +213,18 @@ mod tests {
         }
         let small = (0..1000).filter(|_| fate.draw((1, 1 << 20)) < 1024).count();
         assert!((300..700).contains(&small), "{small} of 1000 below 1024");
+    }
+
+    #[test]
+    fn a_scripted_fault_strikes_on_its_occasion_and_on_no_other() {
+        let mut fate = Fate::new(3, Faults::none());
+        assert!(!fate.strikes(Fault::Reset));
+        fate.script(Fault::Reset, 2);
+        fate.script(Fault::Stall, 1);
+        let strikes: Vec<bool> = (0..4).map(|_| fate.strikes(Fault::Reset)).collect();
+        assert_eq!(strikes, [false, true, false, false]);
+        assert!(fate.strikes(Fault::Stall));
+        assert_eq!((fate.struck(Fault::Reset), fate.struck(Fault::Stall)), (1, 1));
     }
 
     #[test]

@@ -1,38 +1,47 @@
 //! What goes wrong in a simulated world, how often, and how far.
 
-/// Something that goes wrong, or at least not as one would wish.
+use crate::engine::EngineConfig;
+
+/// Something that goes wrong in a simulated world, or at least not as one would wish.
+///
+/// [`Simulation::hostile`](crate::sim::Simulation::hostile) has all of them now and then;
+/// [`set_fault`](crate::sim::Simulation::set_fault) sets how often one strikes, and
+/// [`strike_on`](crate::sim::Simulation::strike_on) makes it strike on an occasion of one's choice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(usize)]
-pub(crate) enum Fault {
-    /// A receive gets fewer bytes than there are and than the buffer holds.
+#[non_exhaustive]
+pub enum Fault {
+    /// A receive of the server gets fewer bytes than there are and than the buffer holds. Occasion: each receive of more than a byte.
     ShortReceive,
-    /// A send takes fewer bytes than there is room for.
+    /// A send of the server takes fewer bytes than there is room for. Occasion: each send of more than a byte.
     ShortSend,
-    /// A completion is reported later than usual, by up to [`Faults::late_ns`].
+    /// A completion is reported later than usual, by up to 5 ms. Occasion: each completion.
     LateCompletion,
-    /// The completions of one poll are reported in another order. Those of one direction of one socket keep theirs.
+    /// The completions of one poll are reported in another order. Those of one direction of one socket keep theirs. Occasion: each
+    /// poll that reports at least two.
     Reordered,
-    /// Both ends of a connection see a reset.
+    /// Both ends of a connection see a reset. Occasion: each connection, and each piece of data on it.
     Reset,
-    /// Data on the way is held up by up to [`Faults::stall_ns`], and all that follows it.
+    /// Data on the way is held up by up to 300 ms, and all that follows it. Occasion: each piece.
     Stall,
-    /// The arena seems to be empty, for up to [`Faults::exhausted_ns`].
+    /// The receive arena seems to be empty, for up to 20 ms. Occasion: each buffer that is about to be taken.
     ArenaExhausted,
-    /// An accept fails with `EMFILE`; the connection stays in the backlog.
+    /// An accept fails because the process has too many open files; the connection stays in the backlog. Occasion: each accept.
     AcceptFailed,
-    /// An accept fails because the connection was reset while it waited.
+    /// An accept fails because the connection was reset while it waited. Occasion: each accept.
     AcceptAborted,
-    /// What is being canceled completes successfully first.
+    /// What is being cancelled completes successfully first. Occasion: each cancel of a receive, send or connect.
     CancelLosesRace,
-    /// A close takes up to [`Faults::close_ns`].
+    /// A close takes up to 200 ms. Occasion: each close.
     CloseLate,
-    /// What was recorded is handed over one poll later.
+    /// What the server has asked of the system is handed over one poll later, and what it asked after that. Occasion: each operation.
     SubmissionDeferred,
-    /// The system ends a receive without an error (E23).
+    /// The system ends a receive without an error, as io_uring does when its completion queue is full. Occasion: each buffer that is
+    /// about to be filled.
     ReceiveInterrupted,
-    /// A connect fails although somebody listens.
+    /// A connect is refused although somebody listens. Occasion: each connect.
     ConnectFailed,
-    /// The clock jumps forward by up to [`Faults::jump_ns`]: the machine was suspended.
+    /// The clock jumps forward by up to 3 s: the machine was suspended. Occasion: each time that the clock moves on.
     ClockJump,
     /// A send fails because the system is out of memory.
     SendOutOfMemory,
@@ -44,8 +53,8 @@ impl Fault {
     /// How many kinds there are.
     pub(crate) const COUNT: usize = 17;
 
-    /// All kinds.
-    pub(crate) const ALL: [Self; Self::COUNT] = [
+    /// All kinds, in the order of their declaration.
+    pub const ALL: [Self; Self::COUNT] = [
         Self::ShortReceive,
         Self::ShortSend,
         Self::LateCompletion,
@@ -84,6 +93,8 @@ pub(crate) struct Faults {
     pub close_ns: u64,
     /// The longest [`Fault::ClockJump`], in nanoseconds.
     pub jump_ns: u64,
+    /// How many submissions the queue of an engine has room for; drawn for each server.
+    pub submission_entries: Range,
     /// From the moment that the system has done something to that in which it is reported, in nanoseconds; at least
     /// 1.
     pub completion_ns: Range,
@@ -113,6 +124,7 @@ impl Faults {
             exhausted_ns: 20_000_000,
             close_ns: 200_000_000,
             jump_ns: 3_000_000_000,
+            submission_entries: (EngineConfig::SUBMISSION_ENTRIES as u64, EngineConfig::SUBMISSION_ENTRIES as u64),
             completion_ns: (1_000, 1_000),
             turn_ns: (500, 500),
             latency_ns: (50_000, 50_000),
@@ -127,6 +139,7 @@ impl Faults {
     /// A hostile world: everything goes wrong now and then, and connections are good and bad.
     pub(crate) fn everything() -> Self {
         let mut faults = Self {
+            submission_entries: (1, EngineConfig::SUBMISSION_ENTRIES as u64),
             completion_ns: (100, 20_000),
             turn_ns: (200, 20_000),
             latency_ns: (1_000, 20_000_000),

@@ -40,8 +40,9 @@ mod wire;
 mod world;
 
 pub(crate) use endpoint::StreamBytes;
-pub(crate) use faults::{Fault, Faults};
-pub(crate) use peer::SimPeer;
+pub use faults::Fault;
+pub(crate) use faults::Faults;
+pub(crate) use peer::{SimClog, SimPeer};
 pub(crate) use ring::{EngineTotals, Tally};
 pub(crate) use sim_engine::{SimEngine, SimListener, SimStream};
 pub(crate) use world::{Step, World};

@@ -23,6 +23,22 @@ pub(crate) struct SimPeer {
     is_open: bool,
 }
 
+/// A clogged way between a peer and the server. Outlives the peer: what it had sent waits, too.
+#[derive(Debug)]
+pub(crate) struct SimClog {
+    world: World,
+    ends: [Option<EndpointId>; 2],
+}
+
+impl SimClog {
+    /// Frees the way: what has waited arrives.
+    pub(crate) fn remove(self) {
+        let mut state = self.world.state().borrow_mut();
+        state.network.unclog(self.ends);
+        state.settle();
+    }
+}
+
 impl SimPeer {
     pub(super) fn new(world: World, endpoint: EndpointId, number: u32, local: SocketAddr) -> Self {
         Self { world, endpoint, number, local, is_open: true }
@@ -80,6 +96,16 @@ impl SimPeer {
     pub(crate) fn reset(mut self) {
         self.is_open = false;
         self.with(|network, endpoint| network.close(endpoint, CloseMode::Abort));
+    }
+
+    /// Breaks the connection: both ends see a reset.
+    pub(crate) fn cut(&self) {
+        self.with(|network, endpoint| network.happen(Event::Cut { endpoint }));
+    }
+
+    /// Clogs the way to the server: nothing arrives in either direction before the clog is [removed](SimClog::remove).
+    pub(crate) fn clog(&self) -> SimClog {
+        SimClog { world: self.world.clone(), ends: self.with(Network::clog) }
     }
 
     /// Makes [`World::step`] name this peer once `after` from now.

@@ -4,7 +4,7 @@
 //! can be, and reported some time after that. The three steps are apart so that everything which can come between
 //! them in life can do so here: data between a cancel and its effect, a close between a completion and its report.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -397,6 +397,14 @@ impl Ring {
             all as usize,
             "engine {number}: {free} buffers free, {out} out, {filled} filled and not reported"
         );
+        let cancels: BTreeSet<u32> = self
+            .recorded
+            .iter()
+            .filter_map(|submission| match submission {
+                Submission::CancelReceive(id) => Some(id.index),
+                _ => None,
+            })
+            .collect();
         for (index, slot) in self.slots.iter().enumerate() {
             let Some(socket) = slot.socket.as_deref() else { continue };
             let id = SocketId { index: index as u32, generation: slot.generation };
@@ -406,6 +414,14 @@ impl Ring {
             assert!(is_asked || socket.receive == Receive::None, "engine {number}: {id:?} receives unasked");
             let is_served = socket.receive != Receive::None || socket.want == Want::Nothing || socket.is_closing();
             assert!(is_served, "engine {number}: {id:?} wants {:?} in vain", socket.want);
+            // E11, E15, E22: a receive that is not wanted any more ends; its cancel is on its way to the system until then.
+            let is_unwanted = match (socket.receive, socket.want) {
+                (Receive::Recorded | Receive::Armed { .. } | Receive::Starving, Want::Pause) => true,
+                (Receive::Armed { discards }, Want::Discard) => !discards,
+                _ => false,
+            };
+            let is_canceled = cancels.contains(&id.index) || socket.is_closing();
+            assert!(is_canceled || !is_unwanted, "engine {number}: the cancel of the receive of {id:?} is lost");
         }
         let places = self.slots.iter().filter(|slot| slot.socket.is_some()).count();
         let places = places + self.free.len() + self.freed.len();

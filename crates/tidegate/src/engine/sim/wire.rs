@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::endpoint::{EndpointId, Failure, Owner, Phase, Segment};
+use super::endpoint::{Endpoint, EndpointId, Failure, Owner, Phase, Segment};
 use super::fate::Event;
 use super::faults::Fault;
 use super::network::Network;
@@ -13,6 +13,10 @@ use crate::time::Time;
 impl Network {
     /// Lets `event` happen. Timers are not the network's.
     pub(super) fn happen(&mut self, event: Event) {
+        if let Some(held) = self.travels_to(event).and_then(|endpoint| endpoint.clogged.as_mut()) {
+            held.push(event);
+            return;
+        }
         match event {
             Event::Syn { client } => self.syn(client),
             Event::Refused { client } => self.fail(client, Failure::Refused),
@@ -28,6 +32,43 @@ impl Network {
                 }
             }
             Event::PeerTimer { .. } | Event::Timer { .. } => {}
+        }
+    }
+
+    /// Clogs the way between `id` and its other end: what is on it waits, in both directions. Returns both ends, for
+    /// [`unclog`](Self::unclog).
+    pub(super) fn clog(&mut self, id: EndpointId) -> [Option<EndpointId>; 2] {
+        let far = self.get(id).and_then(|endpoint| endpoint.far);
+        let ends = [Some(id), far];
+        for id in ends.into_iter().flatten() {
+            if let Some(endpoint) = self.get_mut(id) {
+                endpoint.clogged.get_or_insert_default();
+            }
+        }
+        self.note("Clogged", id, 0, 0);
+        ends
+    }
+
+    /// Frees the way between two ends: what has waited arrives at once, in the same order.
+    pub(super) fn unclog(&mut self, ends: [Option<EndpointId>; 2]) {
+        for id in ends.into_iter().flatten() {
+            let held = self.get_mut(id).and_then(|endpoint| endpoint.clogged.take());
+            for event in held.into_iter().flatten() {
+                self.fate.schedule(0, event);
+            }
+            self.note("Unclogged", id, 0, 0);
+        }
+    }
+
+    /// The endpoint by whose way `event` comes, if it comes by one.
+    fn travels_to(&mut self, event: Event) -> Option<&mut Endpoint> {
+        match event {
+            Event::Syn { client: id }
+            | Event::Refused { client: id }
+            | Event::Handshaken { server: id }
+            | Event::Arrived { sender: id }
+            | Event::Reset { endpoint: id } => self.get_mut(id),
+            Event::Departed { .. } | Event::Cut { .. } | Event::PeerTimer { .. } | Event::Timer { .. } => None,
         }
     }
 

@@ -180,9 +180,26 @@ impl World {
         }
     }
 
+    /// Lets `fault` strike `parts_per_million` times in a million from now on.
+    pub(crate) fn set_chance(&self, fault: Fault, parts_per_million: u32) {
+        let faults = &mut self.state.borrow_mut().network.fate.faults;
+        *faults = faults.clone().with(fault, parts_per_million);
+    }
+
+    /// Lets `fault` strike on its `nth` occasion from now on, counted from 1.
+    pub(crate) fn script(&self, fault: Fault, nth: u64) {
+        self.state.borrow_mut().network.fate.script(fault, nth);
+    }
+
     /// Keeps the last `events` events as text from now on.
     pub(crate) fn keep_trace(&self, events: usize) {
         self.state.borrow_mut().network.fate.trace.keep(events);
+    }
+
+    /// How many submissions the queue of an engine in this world is to have room for.
+    pub(crate) fn draw_submission_entries(&self) -> u32 {
+        let fate = &mut self.state.borrow_mut().network.fate;
+        fate.draw(fate.faults.submission_entries) as u32
     }
 
     /// Writes something of the harness's own into the trace and its hash.
@@ -229,6 +246,11 @@ impl World {
     /// What the engine has done.
     pub(crate) fn totals(&self, engine: usize) -> EngineTotals {
         self.state.borrow().rings[engine].totals
+    }
+
+    /// How many completions all engines have reported.
+    pub(crate) fn completions(&self) -> u64 {
+        self.state.borrow().rings.iter().map(|ring| ring.counters.completions).sum()
     }
 
     /// How many operations of the engine are in the system.

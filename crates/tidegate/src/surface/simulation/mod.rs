@@ -1,21 +1,30 @@
 //! The same server in a simulated world.
 
+mod client;
+mod running;
+mod script;
+mod violation;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::connection::CloseReason;
 use crate::engine::EngineConfig;
-use crate::engine::sim::{Fault, Faults, SimEngine, SimPeer, SimStream, Step, World};
-use crate::io_thread::{HANDOVER_CONNECTIONS, Handover, IoThread, ServerShared, Setup, Turn};
+use crate::engine::sim::{Faults, SimClog, SimEngine, SimStream, World};
+use crate::io_thread::{HANDOVER_CONNECTIONS, Handover, IoThread, ServerShared, Setup};
 use crate::memory::SendReserve;
 use crate::surface::{BindError, Report, ServerBuilder, ServerHandle};
 use crate::sync::Arc;
 use crate::time::Time;
+
+use self::running::{Invariant, Plan};
+
+pub use self::client::{Client, ClientId, Next, Peer};
+pub use self::violation::Violation;
+pub use crate::engine::sim::Fault;
 
 /// A world with a virtual clock, a network, clients, and one server: all on one thread, all decided by one seed.
 ///
@@ -68,7 +77,14 @@ pub struct Simulation {
     /// Clients that begin later, by the token of their timer.
     waiting: BTreeMap<u64, Waiting>,
     clients_begun: u64,
+    /// Ways that are clogged, by client; `None` for a client that has not begun.
+    clogs: BTreeMap<ClientId, Option<SimClog>>,
+    /// What is to be done later, by its time and number.
+    plans: BTreeMap<(Time, u64), Plan>,
+    plans_made: u64,
+    invariants: Vec<Invariant>,
     report: Report,
+    steps: u64,
     steps_max: u64,
 }
 
@@ -86,107 +102,6 @@ struct Waiting {
     address: SocketAddr,
     client: Box<dyn Client>,
 }
-
-/// A client, driven by the simulation.
-pub trait Client {
-    /// Called when the client's connection can do something: it is established or has failed, data or the end has arrived, there
-    /// is room to write, or a wake-up that it asked for is due. Spurious calls happen. Never blocks.
-    fn turn(&mut self, peer: &mut Peer) -> Next;
-}
-
-/// What becomes of a client after its turn.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Next {
-    /// It goes on when something happens.
-    Wait,
-    /// It closes its connection in order and is done.
-    Close,
-    /// It resets its connection and is done.
-    Reset,
-    /// It has seen what must not be: the run ends as a [`Violation`] with this text.
-    Failed(String),
-}
-
-/// A client's end of a connection in a [`Simulation`]. Nothing blocks.
-pub struct Peer {
-    peer: SimPeer,
-    world: World,
-}
-
-impl Peer {
-    /// Writes as much of `bytes` as there is room for; returns how much.
-    ///
-    /// # Errors
-    /// `WouldBlock` while there is no room or no connection yet; `ConnectionReset`, `BrokenPipe`, `ConnectionRefused`.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.peer.write(bytes)
-    }
-
-    /// Reads what has arrived, as much as fits; 0 at the end of the stream.
-    ///
-    /// # Errors
-    /// `WouldBlock` while nothing is there; `ConnectionReset`, `ConnectionRefused`.
-    pub fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.peer.read(bytes)
-    }
-
-    /// Finishes writing: the server sees the end of the stream after what was written.
-    ///
-    /// # Errors
-    /// When there is no connection any more.
-    pub fn shutdown_write(&mut self) -> io::Result<()> {
-        self.peer.shutdown_write()
-    }
-
-    /// Whether the connection is established and has not failed.
-    pub fn is_connected(&self) -> bool {
-        self.peer.is_connected()
-    }
-
-    /// Calls for a turn `after` from now.
-    pub fn wake_after(&self, after: Duration) {
-        self.peer.wake_after(after);
-    }
-
-    /// The virtual time.
-    pub fn now(&self) -> Time {
-        self.world.now()
-    }
-
-    /// A number below `bound`, from the seed.
-    pub fn random_below(&self, bound: u64) -> u64 {
-        self.world.random_below(bound)
-    }
-}
-
-impl fmt::Debug for Peer {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.peer.fmt(formatter)
-    }
-}
-
-/// Something that must never happen has happened. The text has the seed, which replays it, and the last events.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    seed: u64,
-    what: String,
-    trace: String,
-}
-
-impl Violation {
-    /// The seed that replays it.
-    pub fn seed(&self) -> u64 {
-        self.seed
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "seed {}: {}\nthe last events:\n{}", self.seed, self.what, self.trace)
-    }
-}
-
-impl std::error::Error for Violation {}
 
 impl Simulation {
     /// A clean world: nothing goes wrong, and every connection is alike.
@@ -210,7 +125,12 @@ impl Simulation {
             clients: BTreeMap::new(),
             waiting: BTreeMap::new(),
             clients_begun: 0,
+            clogs: BTreeMap::new(),
+            plans: BTreeMap::new(),
+            plans_made: 0,
+            invariants: Vec::new(),
             report: Report::default(),
+            steps: 0,
             steps_max: 20_000_000,
         }
     }
@@ -238,7 +158,7 @@ impl Simulation {
             sockets: limits.max_connections,
             arena: limits.arena(),
             receive_budget_bytes: limits.read_budget_bytes,
-            submission_entries: EngineConfig::SUBMISSION_ENTRIES,
+            submission_entries: self.world.draw_submission_entries(),
             completion_entries: EngineConfig::COMPLETION_ENTRIES,
             spin: Duration::ZERO,
             teardown_limit: EngineConfig::TEARDOWN_LIMIT,
@@ -279,9 +199,15 @@ impl Simulation {
         Ok(addresses)
     }
 
-    /// Lets `client` connect to `address`, `after` from now.
-    pub fn client(&mut self, address: SocketAddr, after: Duration, client: impl Client + 'static) {
-        self.begin_later(None, address, after, Box::new(client));
+    /// How many connections the server has had so far.
+    pub fn opened(&self) -> u64 {
+        let threads = self.threads.iter().flatten().map(|thread| thread.tally().opened);
+        self.report.connections() + threads.sum::<u64>()
+    }
+
+    /// Lets `client` connect to `address`, `after` from now. What is returned names it.
+    pub fn client(&mut self, address: SocketAddr, after: Duration, client: impl Client + 'static) -> ClientId {
+        self.begin_later(None, address, after, Box::new(client))
     }
 
     /// Lets `client` connect from `local` to `address`, `after` from now; by default each client has an address of its own.
@@ -291,8 +217,8 @@ impl Simulation {
         address: SocketAddr,
         after: Duration,
         client: impl Client + 'static,
-    ) {
-        self.begin_later(Some(local), address, after, Box::new(client));
+    ) -> ClientId {
+        self.begin_later(Some(local), address, after, Box::new(client))
     }
 
     fn begin_later(
@@ -301,11 +227,22 @@ impl Simulation {
         address: SocketAddr,
         after: Duration,
         client: Box<dyn Client>,
-    ) {
+    ) -> ClientId {
         let token = self.clients_begun;
         self.clients_begun += 1;
         self.waiting.insert(token, Waiting { local, address, client });
         self.world.call_at(self.world.now() + after, token);
+        ClientId(token)
+    }
+
+    /// How many clients are not done, those included that have not begun.
+    pub fn clients_left(&self) -> usize {
+        self.clients.len() + self.waiting.len()
+    }
+
+    /// The virtual time.
+    pub fn now(&self) -> Time {
+        self.world.now()
     }
 
     /// A number below `bound`, from the seed.
@@ -339,57 +276,14 @@ impl Simulation {
         self.world.trace_count()
     }
 
-    /// How often each kind of fault has struck so far.
-    pub fn faults_struck(&self) -> impl Iterator<Item = (String, u64)> {
-        Fault::ALL.into_iter().map(|fault| (format!("{fault:?}"), self.world.struck(fault)))
+    /// How many completions the engines have reported to the I/O threads so far: a measure of how much a run has seen.
+    pub fn completions(&self) -> u64 {
+        self.world.completions()
     }
 
-    /// Runs until every client is done, then drains the server and runs until it has ended. In between and at the end, everything that
-    /// must hold is checked.
-    ///
-    /// # Errors
-    /// [`Violation`]: a client has failed, an invariant doesn't hold, or nothing goes on any more.
-    ///
-    /// # Panics
-    /// When an assertion inside the server fails; the seed replays that too.
-    pub fn run(&mut self) -> Result<Report, Violation> {
-        let mut draining = false;
-        for step in 0..self.steps_max {
-            if !draining && self.clients.is_empty() && self.waiting.is_empty() {
-                draining = true;
-                if let Some(server) = &self.server {
-                    ServerHandle::new(Arc::clone(&server.shared)).drain();
-                }
-            }
-            match self.world.step() {
-                Step::Engine(number) => self.turn_thread(number)?,
-                Step::Peer(number) => self.turn_client(number)?,
-                Step::Timer(token) => self.begin_client(token)?,
-                Step::Idle if draining && self.threads.iter().all(Option::is_none) => return self.finish(),
-                Step::Idle => {
-                    let connections: u32 = self.threads.iter().flatten().map(IoThread::connections).sum();
-                    let (clients, waiting) = (self.clients.len(), self.waiting.len());
-                    let what = format!(
-                        "nothing goes on any more, but the run is not over: {clients} clients are not done, {waiting} have not \
-                         begun, the server has {connections} connections"
-                    );
-                    return Err(self.violation(what));
-                }
-            }
-            if step % 64 == 0 {
-                self.check()?;
-            }
-        }
-        Err(self.violation(format!("{} steps were not enough", self.steps_max)))
-    }
-
-    fn turn_thread(&mut self, number: usize) -> Result<(), Violation> {
-        let Some(thread) = self.threads.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
-        match thread.turn() {
-            Ok(Turn::Running) => Ok(()),
-            Ok(Turn::Finished) => self.end_thread(number),
-            Err(error) => Err(self.violation(format!("the engine of I/O thread {number} failed: {error}"))),
-        }
+    /// How many connections the server has now, those on their way to their I/O thread included.
+    pub fn connections(&self) -> u32 {
+        self.server.as_ref().map_or(0, |server| server.shared.connections())
     }
 
     /// A thread has drained: nothing may be left of its connections.
@@ -404,43 +298,16 @@ impl Simulation {
             ("sends in flight", u64::from(thread.sends_outstanding().0)),
             ("receive buffers out", u64::from(thread.buffers_out())),
         ];
-        for (what, count) in left {
-            if count > 0 {
-                return Err(self.violation(format!("I/O thread {number} has ended with {count} {what}")));
-            }
+        let left: Vec<String> =
+            left.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect();
+        if left.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn begin_client(&mut self, token: u64) -> Result<(), Violation> {
-        let Some(Waiting { local, address, client }) = self.waiting.remove(&token) else { return Ok(()) };
-        let peer = match local {
-            Some(local) => self.world.connect_from(local, address),
-            None => self.world.connect(address),
-        };
-        let number = peer.number();
-        self.clients.insert(number, (Peer { peer, world: self.world.clone() }, client));
-        self.turn_client(number)
-    }
-
-    fn turn_client(&mut self, number: u32) -> Result<(), Violation> {
-        let Some((peer, client)) = self.clients.get_mut(&number) else { return Ok(()) };
-        let next = client.turn(peer);
-        match next {
-            Next::Wait => {}
-            Next::Close => drop(self.clients.remove(&number)),
-            Next::Reset => {
-                if let Some((peer, _)) = self.clients.remove(&number) {
-                    peer.peer.reset();
-                }
-            }
-            Next::Failed(what) => return Err(self.violation(format!("client {number}: {what}"))),
-        }
-        Ok(())
+        Err(self.violation(format!("I/O thread {number} has ended with {}", left.join(", "))))
     }
 
     /// What must hold at any time.
-    fn check(&mut self) -> Result<(), Violation> {
+    fn check_server(&mut self) -> Result<(), Violation> {
         self.world.check();
         let Some(server) = &self.server else { return Ok(()) };
         let connections = server.shared.connections();
@@ -463,12 +330,16 @@ impl Simulation {
         if queued > limit {
             return Err(self.violation(format!("a send queue of {queued} bytes, but the limit is {limit}")));
         }
+        let stale: usize = self.threads.iter().flatten().map(IoThread::stale_timers).sum();
+        if stale > 0 {
+            return Err(self.violation(format!("{stale} timers of connections that are over")));
+        }
         Ok(())
     }
 
     /// What must hold when everything is over.
     fn finish(&mut self) -> Result<Report, Violation> {
-        self.check()?;
+        self.check_server()?;
         for number in 0..self.threads.len() {
             let outstanding = self.world.outstanding(number);
             if outstanding > 0 {
@@ -495,12 +366,11 @@ impl Simulation {
             let what = format!("{} connections, but {ended} close reasons", self.report.connections());
             return Err(self.violation(what));
         }
-        debug_assert_eq!(self.report.closed_by_reason().count(), CloseReason::COUNT);
         Ok(self.report.clone())
     }
 
     fn violation(&self, what: String) -> Violation {
-        Violation { seed: self.world.seed(), what, trace: self.world.trace_text() }
+        Violation::new(self.world.seed(), what, self.world.trace_text())
     }
 }
 

@@ -1,0 +1,138 @@
+//! One simulated run: what serves, who connects, what must hold.
+
+mod client;
+pub mod expected;
+mod gossip;
+mod services;
+
+use std::time::Duration;
+
+use tidegate::sim::{Simulation, Violation};
+use tidegate::{Limits, Listener, MinProgress, Report, Server};
+
+use self::client::EchoClient;
+use self::gossip::{Gossiping, Village};
+use self::services::{Echo, Later, Moody, Witness};
+
+pub use self::services::PLANNED;
+
+/// What came of one run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub report: Report,
+    pub hash: u64,
+    pub events: u64,
+    pub completions: u64,
+}
+
+/// The least that a run sees. Clients come in waves until it is so.
+pub const COMPLETIONS_LEAST: u64 = 2_000;
+pub const CONNECTIONS_LEAST: u64 = 8;
+
+/// The number of the service that ends connections as it likes.
+const MOODY: u64 = 2;
+const SERVICES: u64 = 4;
+
+/// Runs the servers of `seed` in a hostile world, with limits and clients that the seed chooses too.
+///
+/// # Errors
+/// The violation, which carries the seed and the last events.
+pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Violation> {
+    let mut simulation = Simulation::hostile(seed);
+    simulation.keep_trace(trace_events);
+    let is_impatient = simulation.random_below(3) == 0;
+    let limits = limits(&simulation, is_impatient);
+    let witness = Witness::new(&limits);
+    let complaints = witness.complaints.clone();
+    let prompt = witness.of_a_prompt_service();
+    let (later, moody, gossip) = (witness.clone(), witness.clone(), witness);
+    let village = Village::default();
+    let server = Server::builder()
+        .limits(limits)
+        .listen(Listener::tcp(([10, 0, 0, 1], 7007).into()), move |_| Echo { witness: prompt.clone() })
+        .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()), move |_| Later::new(later.clone()))
+        .listen(Listener::tcp(([10, 0, 0, 1], 7009).into()), move |_| Moody { witness: moody.clone(), handle: None })
+        .listen(Listener::tcp(([10, 0, 0, 1], 7010).into()), move |_| Gossiping::new(village.clone(), gossip.clone()));
+    let addresses = match simulation.serve(server) {
+        Ok(addresses) => addresses,
+        Err(error) => panic!("seed {seed}: {error}"),
+    };
+    simulation.check("what handlers see", move |_| complaints.check());
+    // Draining may come when it likes only where nobody counts on the end of an echo.
+    let is_interrupted = simulation.random_below(3) == 0;
+    while simulation.completions() < COMPLETIONS_LEAST || simulation.opened() < CONNECTIONS_LEAST {
+        wave(&mut simulation, &addresses, is_impatient);
+        simulation.run_until(|simulation| simulation.clients_left() == 0)?;
+    }
+    if is_interrupted {
+        wave(&mut simulation, &addresses, true);
+        let after = Duration::from_millis(simulation.random_below(3_000));
+        simulation.after(after, |simulation| simulation.handle().drain());
+    }
+    let report = simulation.run()?;
+    let (hash, events) = (simulation.trace_hash(), simulation.trace_count());
+    let outcome = Outcome { report, hash, events, completions: simulation.completions() };
+    Ok((outcome, simulation))
+}
+
+/// Clients that come within two seconds; some of their ways are clogged for a while.
+fn wave(simulation: &mut Simulation, addresses: &[std::net::SocketAddr], is_lenient: bool) {
+    for _ in 0..8 + simulation.random_below(12) {
+        let service = simulation.random_below(SERVICES);
+        let after = Duration::from_micros(simulation.random_below(2_000_000));
+        // A gossip may be aborted by another one.
+        let is_lenient = is_lenient || service >= MOODY;
+        let client = EchoClient::new(simulation, is_lenient);
+        let client = simulation.client(addresses[service as usize], after, client);
+        if simulation.random_below(16) == 0 {
+            let clogged = after + Duration::from_micros(simulation.random_below(100_000));
+            let freed = clogged + Duration::from_millis(simulation.random_below(2_000));
+            simulation.after(clogged, move |simulation| simulation.clog(client));
+            simulation.after(freed, move |simulation| simulation.unclog(client));
+        }
+    }
+}
+
+/// Limits small enough to be reached; those of time only with an impatient server.
+fn limits(simulation: &Simulation, is_impatient: bool) -> Limits {
+    let queue = 16_384 << simulation.random_below(3);
+    // Now and then so little memory that those who make no progress have to go.
+    let is_tight = simulation.random_below(8) == 0;
+    let (buffers, memory) = if is_tight { (6, 2_000) } else { (30, 200_000) };
+    let times = if is_impatient { impatience(simulation) } else { Limits::default() };
+    Limits {
+        // At least one for each listener: each keeps a place of its own.
+        max_connections: 4 + simulation.random_below(20) as u32,
+        receive_buffers: 2 + simulation.random_below(buffers) as u32,
+        receive_buffer_bytes: 4096,
+        held_buffers: simulation.random_below(4) as u32,
+        lent_buffers: 1,
+        send_memory_bytes: simulation.random_below(memory) as usize,
+        window_bytes: 4096 << simulation.random_below(5),
+        send_queue_bytes: queue,
+        send_queue_messages: 2 + simulation.random_below(60) as u32,
+        high_mark_bytes: queue / 2,
+        low_mark_bytes: queue / 4,
+        mailbox_messages: 1 + simulation.random_below(20) as usize,
+        close_timeout: Duration::from_millis(100 + simulation.random_below(2_000)),
+        shutdown_grace: Duration::from_millis(100 + simulation.random_below(2_000)),
+        ..times
+    }
+}
+
+/// Limits of time that clients here don't keep, and few turns to send.
+fn impatience(simulation: &Simulation) -> Limits {
+    let sometimes = |millis: u64| {
+        let after = Duration::from_millis(20 + simulation.random_below(millis));
+        (simulation.random_below(4) > 0).then_some(after)
+    };
+    let progress = |within: Duration| MinProgress::new(1 + simulation.random_below(5_000), within);
+    Limits {
+        first_byte_timeout: sometimes(2_000),
+        idle_timeout: sometimes(2_000),
+        min_send_progress: sometimes(1_000).map(progress),
+        min_receive_rate: sometimes(1_000).map(progress),
+        sends_outstanding: 1 + simulation.random_below(6) as u32,
+        ..Limits::default()
+    }
+}
