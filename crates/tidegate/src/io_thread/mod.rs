@@ -919,7 +919,7 @@ impl<E: Engine> IoThread<E> {
     /// Timers of connections that are over: there must be none, or they would pile up and strike the next user of the slot.
     pub(crate) fn stale_timers(&self) -> usize {
         let is_stale = |timer: Timer| match timer {
-            Timer::Machine(key) | Timer::Handler(key, _) => !self.is_current(key),
+            Timer::Machine(index) | Timer::Handler(index, _) => !self.slots.get(index).is_some_and(|slot| slot.in_use),
             Timer::SystemAgain(_) | Timer::Connect(_) | Timer::AcceptAgain => false,
             Timer::HalfGrace | Timer::Grace => false,
         };
