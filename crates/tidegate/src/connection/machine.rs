@@ -589,17 +589,6 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether there is memory now for what it waits for: a reply, and the smallest message that was refused. Or there is all the
-    /// memory that there ever is.
-    pub(crate) fn memory_suffices(&self, pools: &Pools) -> bool {
-        let refused_bytes = if self.marks.has(Mark::OwesWritable) { self.wanted_bytes as usize } else { 0 };
-        let wanted_bytes = pools.reply_charge_bytes().max(refused_bytes + MESSAGE_OVERHEAD_BYTES);
-        let floor = pools.flow.floor_bytes;
-        let common =
-            (self.charged_bytes + wanted_bytes).saturating_sub(floor) - self.charged_bytes.saturating_sub(floor);
-        pools.lease.can_charge(common.min(pools.lease.total()))
-    }
-
     fn refund(&mut self, bytes: usize, pools: &Pools) {
         let floor = pools.flow.floor_bytes;
         debug_assert!(bytes <= self.charged_bytes, "{bytes} bytes refunded of {}", self.charged_bytes);

@@ -64,6 +64,13 @@ impl Pools {
         self.flow.reply_bytes + MESSAGE_OVERHEAD_BYTES
     }
 
+    /// Whether a connection that waits for memory should try again: a reply can be charged, or there is all the
+    /// memory that there ever is. For a larger message it may try in vain: waiting for more could be for ever, because what waits
+    /// for handlers holds memory too.
+    pub(crate) fn can_charge_reply(&self) -> bool {
+        self.lease.can_charge(self.reply_charge_bytes().min(self.lease.total()))
+    }
+
     /// Messages waiting on this thread, over all connections.
     pub(crate) fn messages_waiting(&self) -> usize {
         self.messages.in_use

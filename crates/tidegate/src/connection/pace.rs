@@ -164,6 +164,8 @@ impl Machine {
         if self.marks.has(Mark::PaceHeld) {
             self.marks.set(Mark::PaceHeld, false);
             self.paced = Time::ZERO + now.saturating_since(self.paced);
+            // A part of the period has passed already, so it may end before the timer that was set meanwhile.
+            self.marks.set(Mark::Rearm, true);
         }
     }
 }
@@ -244,7 +246,10 @@ impl Machine {
     pub(crate) fn next_look(&self, now: Time, flow: &Flow) -> Time {
         let mut next = self.deadline();
         if let (Life::Open | Life::Draining, Some(progress)) = (self.life, flow.min_send_progress) {
-            let since = if self.marks.has(Mark::Sending) { self.paced } else { now };
+            // What was taken from the handler and has not been handed over yet waits already.
+            let recorded = self.unsent.is_some() || !self.queue.is_empty();
+            let waits = self.marks.has(Mark::Sending) || recorded && !self.marks.has(Mark::PaceHeld);
+            let since = if waits { self.paced } else { now };
             next = next.min(since + progress.within);
         }
         if self.life != Life::Open {

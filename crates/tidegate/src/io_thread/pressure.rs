@@ -11,7 +11,7 @@ use crate::time::Time;
 /// takes to read a socket buffer, and short enough that the others hardly notice the wait.
 const STALLED: Duration = Duration::from_millis(100);
 
-/// How long the line for send memory may stand still before somebody is closed for it. Much longer than memory takes to come back
+/// How long somebody may be in the line for send memory before others are closed for it. Much longer than memory takes to come back
 /// from peers that read, so that a short shortage closes nobody.
 const LINE_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -21,11 +21,11 @@ const NEXT_VICTIM: Duration = Duration::from_millis(10);
 /// How often the log says that connections are closed for memory: under an attack there are thousands a second.
 const SAY_AGAIN: Duration = Duration::from_secs(1);
 
-/// What a thread knows of the line for send memory standing still.
+/// What a thread knows of those who wait for memory.
 #[derive(Default)]
 pub(super) struct Pressure {
-    /// Since when the line of this thread has not moved, while somebody is in it.
-    stands_since: Option<Time>,
+    /// Since when somebody has been in the line for send memory of this thread, without a break.
+    waited_since: Option<Time>,
     /// When this thread last closed one for the line of any thread.
     closed_at: Option<Time>,
     /// When the log last said that connections are closed for memory, and how many have been since.
@@ -34,17 +34,20 @@ pub(super) struct Pressure {
 }
 
 impl<E: Engine> IoThread<E> {
-    /// The line for send memory has moved, or nobody is in it any more.
-    pub(super) fn line_moves(&mut self) {
-        if self.pressure.stands_since.take().is_some() {
+    /// The line for send memory is empty.
+    #[inline]
+    pub(super) fn nobody_waits_for_memory(&mut self) {
+        if self.pressure.waited_since.is_some() {
+            self.pressure.waited_since = None;
             self.shared.set_short_of_memory(false);
         }
     }
 
-    /// The line for send memory stands still.
-    pub(super) fn line_stands(&mut self) {
+    /// Somebody is in the line for send memory. Whether it moves doesn't count: who was refused a large message gets its turn when
+    /// there is memory for a small one, tries in vain, and is in the line again.
+    pub(super) fn somebody_waits_for_memory(&mut self) {
         let now = self.context.now;
-        let since = *self.pressure.stands_since.get_or_insert(now);
+        let since = *self.pressure.waited_since.get_or_insert(now);
         // The memory is common to all threads, and so is the search for who holds it.
         if now.saturating_since(since) >= LINE_PATIENCE && !self.shared.is_short_of_memory() {
             self.shared.set_short_of_memory(true);
@@ -52,7 +55,7 @@ impl<E: Engine> IoThread<E> {
     }
 
     /// Under pressure the connection that has gone longest without progress is closed: one a turn until a quarter of the arena is home
-    /// again, one each [`NEXT_VICTIM`] while the line for send memory stands still.
+    /// again, one each [`NEXT_VICTIM`] while somebody has been in the line for send memory for long.
     #[inline]
     pub(super) fn make_room(&mut self) {
         if self.pools.pressed || self.shared.is_short_of_memory() {
@@ -63,9 +66,6 @@ impl<E: Engine> IoThread<E> {
     #[cold]
     #[inline(never)]
     fn make_room_by_closing(&mut self) {
-        if self.memory_line.is_empty() {
-            self.line_moves();
-        }
         self.pools.pressed &= !self.pools.arena_has_reserve();
         let now = self.context.now;
         let waited = self.pressure.closed_at.is_none_or(|closed| now.saturating_since(closed) >= NEXT_VICTIM);

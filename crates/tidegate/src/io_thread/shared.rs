@@ -173,7 +173,7 @@ pub(crate) struct ServerShared {
     accepting: AtomicBool,
     /// The acceptor waits for a slot to be released.
     acceptor_waits: AtomicBool,
-    /// The line for send memory of some thread stands still.
+    /// Somebody has waited for send memory for long.
     short_of_memory: AtomicBool,
     /// Places for connections that are taken: by connections, accepted or outgoing, and by accept credit.
     places: AtomicU32,
@@ -227,7 +227,7 @@ impl ServerShared {
         self.accepting.load(Ordering::Acquire)
     }
 
-    /// The line for send memory of a thread stands still, so that every thread looks for who holds what it waits for; or moves again.
+    /// On some thread somebody has waited for send memory for long, so that every thread looks for who holds it; or nobody does any more.
     pub(crate) fn set_short_of_memory(&self, short: bool) {
         self.short_of_memory.store(short, Ordering::Relaxed);
         if short {
@@ -235,7 +235,7 @@ impl ServerShared {
         }
     }
 
-    /// Whether a line for send memory stands still.
+    /// Whether somebody has waited for send memory for long.
     pub(crate) fn is_short_of_memory(&self) -> bool {
         self.short_of_memory.load(Ordering::Relaxed)
     }

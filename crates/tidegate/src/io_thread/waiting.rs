@@ -76,7 +76,9 @@ impl<E: Engine> IoThread<E> {
 
     /// Lets connections that wait for send memory try again, first come first served.
     pub(super) fn retry_memory(&mut self) {
-        if !self.memory_line.is_empty() {
+        if self.memory_line.is_empty() {
+            self.nobody_waits_for_memory();
+        } else {
             self.serve_memory_line();
         }
     }
@@ -84,19 +86,17 @@ impl<E: Engine> IoThread<E> {
     #[cold]
     #[inline(never)]
     fn serve_memory_line(&mut self) {
+        self.somebody_waits_for_memory();
         for _ in 0..MEMORY_TURNS {
-            let slots = &self.slots;
-            let Some(key) = self.memory_line.next(|key| is_current(slots, key)) else { return self.line_moves() };
-            let slot = &mut self.slots[key.slot];
-            // Nobody behind it is asked: those who want less would keep it waiting for ever.
-            if slot.machine.waits_for_memory() && !slot.machine.memory_suffices(&self.pools) {
-                self.memory_line.put_back(key);
-                return self.line_stands();
+            if !self.pools.can_charge_reply() {
+                return;
             }
+            let slots = &self.slots;
+            let Some(key) = self.memory_line.next(|key| is_current(slots, key)) else { return };
+            let slot = &mut self.slots[key.slot];
             slot.listed.leave(Listed::MEMORY_LINE);
             slot.machine.memory_is_back();
             self.mark_dirty(key.slot);
-            self.line_moves();
         }
         self.more_to_do |= !self.memory_line.is_empty();
     }

@@ -31,11 +31,6 @@ impl<K: Copy> Line<K> {
         }
     }
 
-    /// Goes back to the front: its turn came too early.
-    pub(crate) fn put_back(&mut self, one: K) {
-        self.waiting.push_front(one);
-    }
-
     /// One in the line no longer waits; `waits` tells for each whether it does.
     pub(crate) fn leave(&mut self, waits: impl Fn(K) -> bool) {
         self.left += 1;

@@ -115,26 +115,12 @@ fn a_message_too_large_for_send_memory_is_refused_with_that_limit() {
 /// line stood there for ever.
 #[test]
 fn a_reserve_smaller_than_a_reply_is_back_when_all_of_it_is() {
-    let bench = Bench::new(8, 1_000, Flow { floor_bytes: 0, ..small_flow() });
-    assert!(bench.machine.memory_suffices(&bench.pools));
+    let bench = Bench::new(8, 1_000, small_flow());
+    assert!(bench.pools.can_charge_reply());
     let used = use_up(&bench.pools.lease);
-    assert!(!bench.machine.memory_suffices(&bench.pools));
+    assert!(!bench.pools.can_charge_reply());
     bench.pools.lease.refund(used);
-    assert!(bench.machine.memory_suffices(&bench.pools));
-}
-
-/// Who waited for more than a reply was told of memory as soon as there was enough for a reply, tried in vain and waited again, turn
-/// after turn.
-#[test]
-fn who_was_refused_a_large_message_waits_until_there_is_memory_for_it() {
-    let mut bench = Bench::new(8, 8_000, small_flow());
-    let used = use_up(&bench.pools.lease);
-    let why = bench.send(vec![1; 6_000]).expect_err("more than the floor").why;
-    assert!(matches!(why, Refusal::NoMemory { .. }), "{why}");
-    bench.pools.lease.refund(1_500);
-    assert!(!bench.machine.memory_suffices(&bench.pools), "enough for a reply and not for the message");
-    bench.pools.lease.refund(used - 1_500);
-    assert!(bench.machine.memory_suffices(&bench.pools));
+    assert!(bench.pools.can_charge_reply());
 }
 
 /// With a floor below a reply, what waited used up the memory that the reply to it needed, and waited for ever.

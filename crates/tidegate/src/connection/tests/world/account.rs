@@ -149,7 +149,7 @@ impl World {
             } else if self.shutting && self.closed.is_none() {
                 self.input(&Input::WriteShut(None));
             } else if self.machine.waits_for_memory() && self.closed.is_none() {
-                assert!(self.machine.memory_suffices(&self.pools), "all memory is back and it is not enough");
+                assert!(self.pools.can_charge_reply(), "all memory is back and it is not enough");
                 self.input(&Input::MemoryTurn);
             } else {
                 break;

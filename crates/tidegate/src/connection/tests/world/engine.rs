@@ -111,7 +111,7 @@ impl World {
                 }
             }
             Input::MemoryTurn => {
-                if self.machine.waits_for_memory() && self.machine.memory_suffices(&self.pools) {
+                if self.machine.waits_for_memory() && self.pools.can_charge_reply() {
                     self.machine.memory_is_back();
                 }
             }

@@ -153,7 +153,7 @@ impl World {
                         assert!(sends && !too_large && !full && wanted_bytes > free_bytes, "{why}");
                         assert!(wanted_bytes <= charge_bytes && total_bytes == self.pools.lease.total(), "{why}");
                         assert!(self.machine.waits_for_memory());
-                        self.owe_writable(0);
+                        self.owe_writable(held_bytes);
                     }
                 }
                 if self.insistent && sends && !too_large && self.refused.is_empty() {

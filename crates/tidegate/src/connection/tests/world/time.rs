@@ -74,10 +74,12 @@ impl World {
         if !self.machine.is_open() {
             return due;
         }
-        if !self.spoke && flow.first_byte_timeout.is_some_and(|timeout| since(Time::ZERO) >= timeout) {
+        // Who waits for memory is silent because of the server.
+        let excused = self.machine.waits_for_memory();
+        if !self.spoke && !excused && flow.first_byte_timeout.is_some_and(|timeout| since(self.active) >= timeout) {
             due.push(CloseReason::FirstByteTimeout);
         }
-        if self.is_idle() && flow.idle_timeout.is_some_and(|timeout| since(self.active) >= timeout) {
+        if self.is_idle() && !excused && flow.idle_timeout.is_some_and(|timeout| since(self.active) >= timeout) {
             due.push(CloseReason::IdleTimeout);
         }
         if let (Some(rate), Some(passed), Some(runs_since)) =
@@ -89,9 +91,9 @@ impl World {
         due
     }
 
-    /// The machine looks at the time: what is busy now was not idle before.
+    /// The machine looks at the time: what is busy now was not idle before, nor what waits for memory.
     pub(super) fn account_look(&mut self) {
-        if !self.is_idle() && self.spoke {
+        if self.machine.waits_for_memory() || !self.is_idle() && self.spoke {
             self.active = self.now;
         }
     }
