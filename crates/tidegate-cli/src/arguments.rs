@@ -56,7 +56,8 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_enum, default_value = "auto")]
     pub engine: Engine,
 
-    /// Connections at once, over all listeners; those beyond wait in the system's backlog until one closes [default:
+    /// Connections at once, over all listeners; those beyond wait in the system's backlog until one closes, or are
+    /// refused, as --preset says [default:
     /// 10000, or the hard limit of descriptors (ulimit -Hn) less 64 if that is smaller]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<NonZeroU32>,
@@ -120,7 +121,8 @@ server itself, and `kernel BYTES` for what its sockets may take of the kernel's 
 SIGTERM and SIGINT drain the server: what waits to be accepted is accepted, what is queued is sent, idle connections
 are closed, those that are still busy after half of --shutdown-grace are closed in order, and what is left after all of
 it is reset; then it exits with status 0. The last line on stdout is a JSON object: bytes_received, bytes_sent,
-connections, closed by reason. A second signal ends it at once, with 128 plus its number. Status 1: the system refuses an address, descriptors or memory. Status 2: bad arguments.
+connections, closed by reason, refused by cause. A second signal ends it at once, with 128 plus its number. Status 1: the
+system refuses an address, descriptors or memory. Status 2: bad arguments.
 
 Example: serve 12,000 connections within 96 MiB on every IPv4 address of the machine
   tidegate serve echo --listen 0.0.0.0:7007 --max-connections 12000 --memory 96M";

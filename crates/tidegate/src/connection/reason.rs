@@ -27,7 +27,7 @@ pub enum CloseReason {
     Reset,
     /// The connection failed in another way.
     Failed(io::ErrorKind),
-    /// Send memory ran out, and this connection had gone longest without progress.
+    /// Memory ran out for others, and this connection, which held some, had gone longest without progress.
     MemoryPressure,
     /// The server drained: everything was sent, and the connection was idle.
     Drained,

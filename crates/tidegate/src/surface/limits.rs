@@ -253,7 +253,7 @@ const THREAD_BYTES: usize = 1 << 20;
 /// Waiting connects by default: as many as messages in a mailbox, or connections in a hand-over.
 const CONNECTS_WAITING: usize = 1024;
 
-/// What a connection takes in the tables of the loop and the engine, without its handler: a slot (128), a socket (64), its timer (40),
+/// What a connection takes in the tables of the loop and the engine, without its handler: a slot (128), a socket (64), its timer (32),
 /// its request word (8), its places in lines, free lists and the arena's accounts (32), rounded up for the allocator.
 const CONNECTION_BYTES: usize = 320;
 

@@ -106,21 +106,7 @@ fn a_source_address_takes_no_port_before_the_connect() {
 /// The kernel can't be made to run out of memory here, so what it would report is put in its place.
 #[test]
 fn a_receive_that_finds_the_system_without_memory_may_be_asked_for_again() {
-    let config = EngineConfig {
-        sockets: 8,
-        arena: ArenaConfig { buffers: 8, buffer_bytes: 4096, owners: 8, lent_max: 2 },
-        receive_budget_bytes: 64 * 1024,
-        submission_entries: 64,
-        completion_entries: 128,
-        spin: EngineConfig::SPIN,
-        teardown_limit: EngineConfig::TEARDOWN_LIMIT,
-        socket_options: SocketOptions::default(),
-    };
-    let prepared = match prepare(config) {
-        Err(SetupError::Unavailable(error)) => return eprintln!("skipped: io_uring is not available: {error}"),
-        prepared => prepared.expect("a ring"),
-    };
-    let mut engine = prepared.start().expect("a started ring");
+    let Some(mut engine) = engine(SocketOptions::default()) else { return };
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let mut peer = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
     let listener = engine.listen(listener.into());
