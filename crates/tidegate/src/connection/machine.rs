@@ -220,6 +220,11 @@ impl Machine {
         self.marks.set(Mark::PausedByHandler, true);
     }
 
+    /// The handler doesn't care about sends that have ended.
+    pub(crate) fn ignore_sends(&mut self) {
+        self.marks.set(Mark::SendsUntold, true);
+    }
+
     /// Read again.
     pub(crate) fn resume_read(&mut self) {
         self.marks.set(Mark::PausedByHandler, false);
@@ -439,7 +444,8 @@ impl Machine {
             return None;
         }
         let mut gather = self.unsent.take().unwrap_or_else(|| pools.gather());
-        while (gather.is_empty() || gather.has_room_within(pools.flow.window_bytes))
+        while !self.queue.is_empty()
+            && (gather.is_empty() || gather.has_room_within(pools.flow.window_bytes))
             && let Some(piece) = pools.messages.pop(&mut self.queue)
         {
             self.queue_bytes -= piece.held_bytes;
@@ -474,6 +480,11 @@ impl Machine {
             && self.queue.is_empty()
             && self.inbox.is_empty()
             && self.marks.among(Self::RESTLESS) == Marks::of(&[Mark::Receiving])
+    }
+
+    /// Whether the handler is to be told how much was sent.
+    pub(crate) fn is_told_of_sends(&self) -> bool {
+        !self.marks.has(Mark::SendsUntold)
     }
 
     /// One that receives and has no other of these has nothing to do.
@@ -575,7 +586,17 @@ impl Machine {
     }
 
     /// Charges `bytes` to this connection: to its floor as far as that goes, the rest to the common reserve.
+    #[inline(always)]
     fn charge(&mut self, bytes: usize, pools: &Pools) -> Result<(), Refusal> {
+        if self.charged_bytes + bytes <= pools.flow.floor_bytes {
+            self.charged_bytes += bytes;
+            return Ok(());
+        }
+        self.charge_beyond_the_floor(bytes, pools)
+    }
+
+    #[inline(never)]
+    fn charge_beyond_the_floor(&mut self, bytes: usize, pools: &Pools) -> Result<(), Refusal> {
         let floor = pools.flow.floor_bytes;
         let common = (self.charged_bytes + bytes).saturating_sub(floor) - self.charged_bytes.saturating_sub(floor);
         if common > 0 {
@@ -589,9 +610,19 @@ impl Machine {
         Ok(())
     }
 
+    #[inline(always)]
     fn refund(&mut self, bytes: usize, pools: &Pools) {
-        let floor = pools.flow.floor_bytes;
         debug_assert!(bytes <= self.charged_bytes, "{bytes} bytes refunded of {}", self.charged_bytes);
+        if self.charged_bytes <= pools.flow.floor_bytes {
+            self.charged_bytes -= bytes;
+        } else {
+            self.refund_beyond_the_floor(bytes, pools);
+        }
+    }
+
+    #[inline(never)]
+    fn refund_beyond_the_floor(&mut self, bytes: usize, pools: &Pools) {
+        let floor = pools.flow.floor_bytes;
         let common = self.charged_bytes.saturating_sub(floor) - (self.charged_bytes - bytes).saturating_sub(floor);
         self.charged_bytes -= bytes;
         if common > 0 {

@@ -48,6 +48,8 @@ pub(super) enum Mark {
     ReceiveShort,
     /// The shortage has just begun: what was tried last before it went well.
     ShortageBegins,
+    /// The handler doesn't care about sends that have ended.
+    SendsUntold,
 }
 
 /// A set of facts.

@@ -46,6 +46,7 @@ impl Pools {
     }
 
     /// Takes back an empty gather.
+    #[inline]
     pub(super) fn recycle(&mut self, mut gather: Box<Gather>) {
         debug_assert!(gather.is_empty() && gather.pieces() == 0);
         if self.gathers.len() < Self::GATHERS_KEPT {

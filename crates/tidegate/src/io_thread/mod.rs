@@ -387,16 +387,26 @@ impl<E: Engine> IoThread<E> {
                 let Some(slot) = self.slots.get_mut(socket.index) else { return };
                 debug_assert!(slot.in_use && slot.key.generation == socket.generation, "a completion for {socket:?}");
                 let bytes = slot.machine.sent(gather, result, self.context.now, &mut self.pools);
+                let is_told = bytes > 0 && slot.machine.is_told_of_sends();
+                // Most sends end with nothing more to do, for the handler and in flush: they are spared the look.
+                let is_over = !is_told && slot.machine.is_quiet() && self.phase == Phase::Running;
                 self.tally.bytes_sent += bytes as u64;
-                if bytes > 0 {
-                    self.call(socket.index, |table, key, view| table.on_sent(key, view, bytes));
-                }
-                // Most sends end with nothing more to do: flush is spared the look.
-                if !self.slots[socket.index].machine.is_quiet() || self.phase != Phase::Running {
-                    self.mark_dirty(socket.index);
+                if !is_over {
+                    self.follow_send(socket.index, is_told, bytes);
                 }
             }
             other => self.dispatch_rest(other),
+        }
+    }
+
+    /// Something follows from a send that has ended.
+    #[inline(never)]
+    fn follow_send(&mut self, index: u32, is_told: bool, bytes: usize) {
+        if is_told {
+            self.call(index, |table, key, view| table.on_sent(key, view, bytes));
+        }
+        if !self.slots[index].machine.is_quiet() || self.phase != Phase::Running {
+            self.mark_dirty(index);
         }
     }
 
@@ -810,8 +820,9 @@ impl<E: Engine> IoThread<E> {
         // Callbacks in here may touch other connections only through mailboxes, so the list doesn't grow while it is walked.
         let mut dirty = std::mem::take(&mut self.dirty);
         for index in dirty.drain(..) {
-            self.slots[index].listed.leave(Listed::DIRTY);
-            if self.slots[index].in_use {
+            let slot = &mut self.slots[index];
+            slot.listed.leave(Listed::DIRTY);
+            if slot.in_use {
                 self.flush_one(index);
             }
         }
@@ -849,7 +860,16 @@ impl<E: Engine> IoThread<E> {
                     self.call(index, |table, handler, view| table.on_writable(handler, view));
                     Ok(())
                 }
-                Step::Send(gather) => self.engine.send(socket, gather).map_err(|_| crate::engine::Stale),
+                Step::Send(gather) => {
+                    let quiet = slot.machine.is_quiet() && !slot.machine.wants_attention();
+                    let done = self.engine.send(socket, gather).map_err(|_| crate::engine::Stale);
+                    if quiet {
+                        // Almost always there is no other step, and it is not worth while to ask.
+                        debug_assert!(done.is_ok(), "{socket:?} is stale while its slot is in use");
+                        return;
+                    }
+                    done
+                }
                 Step::ShutdownWrite => self.engine.shutdown_write(socket),
                 Step::Receive => self.engine.receive(socket),
                 Step::PauseReceive => self.engine.pause_receive(socket),

@@ -89,7 +89,9 @@ impl Gather {
 
     /// Gives back memory beyond what `pieces` take.
     pub(crate) fn shrink_to(&mut self, pieces: usize) {
-        self.rest.shrink_to(pieces);
+        if self.rest.capacity() > pieces {
+            self.rest.shrink_to(pieces);
+        }
     }
 
     /// Bytes that are not sent yet.

@@ -94,6 +94,11 @@ impl<'a, M: Send + 'static> Connection<'a, M> {
         self.view.machine.queued_bytes()
     }
 
+    /// No more calls of `on_sent`: nobody listens.
+    pub(crate) fn ignore_sends(&mut self) {
+        self.view.machine.ignore_sends();
+    }
+
     /// Which I/O thread this connection lives on, from 0.
     pub fn io_thread(&self) -> usize {
         self.view.context.thread
