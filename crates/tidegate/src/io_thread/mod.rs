@@ -901,6 +901,11 @@ impl<E: Engine> IoThread<E> {
         (self.pools.sends.in_flight(), self.pools.sends.most())
     }
 
+    /// Whether this thread has said that it is short of send memory.
+    pub(crate) fn says_short_of_memory(&self) -> bool {
+        self.pressure.says_short()
+    }
+
     /// Connections of this thread, those that are connecting included.
     pub(crate) fn connections(&self) -> u32 {
         self.connections + self.connecting.len() as u32
