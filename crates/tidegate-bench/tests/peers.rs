@@ -89,7 +89,7 @@ fn the_bare_loop_echoes_every_byte_when_buffers_are_scarce() -> io::Result<()> {
 
 #[test]
 fn the_bare_epoll_loop_echoes_every_byte_with_a_small_buffer_and_few_events() -> io::Result<()> {
-    let server = format!("bare-epoll={BARE_EPOLL} --buffer-size 100 --events 2");
+    let server = format!("bare-epoll={BARE_EPOLL} --buffer-size 512 --events 2");
     comparison_passes(&server, "a,b,e,f")
 }
 

@@ -7,6 +7,7 @@
 
 mod acceptor;
 mod connecting;
+mod debts;
 mod handlers;
 mod per_address;
 mod pressure;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
+use self::debts::Debts;
 use self::handlers::apply_request;
 use self::per_address::Ticket;
 use self::pressure::Pressure;
@@ -223,6 +225,8 @@ pub(crate) struct IoThread<E: Engine> {
     memory_line: Line<ConnectionKey>,
     /// What is done about memory that doesn't come back.
     pressure: Pressure,
+    /// For whoever checks.
+    debts: Debts,
     /// Connections that wait for their turn to send, first come first served.
     send_line: Line<ConnectionKey>,
     /// Connections that found the system out of memory.
@@ -278,6 +282,7 @@ impl<E: Engine> IoThread<E> {
             dirty: Vec::new(),
             memory_line: Line::default(),
             pressure: Pressure::default(),
+            debts: Debts::default(),
             send_line: Line::default(),
             shortages: Shortages::default(),
             expired: Vec::new(),
@@ -629,6 +634,7 @@ impl<E: Engine> IoThread<E> {
                 credit_bytes: &mut credit_bytes,
             };
             outcome = catch_unwind(AssertUnwindSafe(|| callback(table, handler, view)));
+            self.note_debt(index);
         }
         if credit_bytes > 0 {
             self.slots[index].machine.end_delivery(credit_bytes, &mut self.pools);
@@ -846,6 +852,7 @@ impl<E: Engine> IoThread<E> {
                     Ok(())
                 }
                 Step::Writable => {
+                    self.pay_debt(index);
                     self.call(index, |table, handler, view| table.on_writable(handler, view));
                     Ok(())
                 }

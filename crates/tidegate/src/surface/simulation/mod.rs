@@ -335,6 +335,9 @@ impl Simulation {
         if queued > limit {
             return Err(self.violation(format!("a send queue of {queued} bytes, but the limit is {limit}")));
         }
+        if let Some(what) = self.threads.iter_mut().flatten().find_map(IoThread::neglected) {
+            return Err(self.violation(what));
+        }
         let short = self.threads_short_of_memory();
         let saying = self.threads.iter().flatten().filter(|thread| thread.says_short_of_memory()).count();
         if short as usize != saying {
