@@ -1,11 +1,12 @@
 //! Measures echo servers side by side on one machine, over loopback.
 //!
-//! Three programs share this library:
+//! Four programs share this library:
 //!
 //! * `compare` starts servers, drives each of them with one worker process in
 //!   short turns and prints what a second of server CPU time was worth;
 //! * `echo-tokio` is the peer most people would write: one task per connection;
-//! * `echo-bare` is the limit: an io_uring loop with nothing around it.
+//! * `echo-bare` is the limit: an io_uring loop with nothing around it;
+//! * `echo-bare-epoll` is the limit where there is no io_uring: the same on epoll.
 //!
 //! A figure from this crate is a ratio of two servers measured within the same
 //! seconds. Absolute numbers move with the machine and are printed for scale only.
@@ -13,6 +14,7 @@
 #![cfg(target_os = "linux")]
 
 pub mod bare;
+pub mod bare_epoll;
 pub mod buffer_ring;
 pub mod compare;
 pub mod listen;

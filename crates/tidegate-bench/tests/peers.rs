@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 const BARE: &str = env!("CARGO_BIN_EXE_echo-bare");
+const BARE_EPOLL: &str = env!("CARGO_BIN_EXE_echo-bare-epoll");
 const TOKIO: &str = env!("CARGO_BIN_EXE_echo-tokio");
 const COMPARE: &str = env!("CARGO_BIN_EXE_compare");
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -73,8 +74,8 @@ fn comparison_passes(server: &str, scenarios: &str) -> io::Result<()> {
 }
 
 #[test]
-fn both_peers_echo_every_byte_under_every_small_load() -> io::Result<()> {
-    for server in ["tokio", "bare"] {
+fn all_peers_echo_every_byte_under_every_small_load() -> io::Result<()> {
+    for server in ["tokio", "bare", "bare-epoll"] {
         comparison_passes(server, "a,b,d,e,f,one,four")?;
     }
     Ok(())
@@ -83,6 +84,12 @@ fn both_peers_echo_every_byte_under_every_small_load() -> io::Result<()> {
 #[test]
 fn the_bare_loop_echoes_every_byte_when_buffers_are_scarce() -> io::Result<()> {
     let server = format!("bare={BARE} --buffers 4 --buffer-size 512");
+    comparison_passes(&server, "a,b,e,f")
+}
+
+#[test]
+fn the_bare_epoll_loop_echoes_every_byte_with_a_small_buffer_and_few_events() -> io::Result<()> {
+    let server = format!("bare-epoll={BARE_EPOLL} --buffer-size 512 --events 2");
     comparison_passes(&server, "a,b,e,f")
 }
 
@@ -101,7 +108,7 @@ fn a_server_that_does_not_echo_fails_the_comparison() -> io::Result<()> {
 
 #[test]
 fn connections_reset_with_data_queued_are_closed_and_others_served() -> io::Result<()> {
-    for program in [BARE, TOKIO] {
+    for program in [BARE, BARE_EPOLL, TOKIO] {
         let server = Server::start(&mut Command::new(program))?;
         let mut bystander = server.connect()?;
         echo_once(&mut bystander, b"before")?;
@@ -126,7 +133,7 @@ fn connections_reset_with_data_queued_are_closed_and_others_served() -> io::Resu
 
 #[test]
 fn connections_beyond_the_descriptor_limit_are_served_when_others_close() -> io::Result<()> {
-    for program in [BARE, TOKIO] {
+    for program in [BARE, BARE_EPOLL, TOKIO] {
         let limited = format!("ulimit -n 40 && exec {program}");
         let server = Server::start(Command::new("sh").args(["-c", &limited]))?;
         let mut streams = (0..80).map(|_| server.connect()).collect::<io::Result<Vec<_>>>()?;

@@ -27,8 +27,8 @@ struct Arguments {
     /// Which scenarios to run; all unless given.
     #[arg(long, value_delimiter = ',', value_parser = Scenario::find)]
     scenarios: Vec<Scenario>,
-    /// A server as NAME=COMMAND, or one of tokio, bare, tidegate by name alone. The
-    /// command must print a line that ends with the address it listens on.
+    /// A server as NAME=COMMAND, or one of tokio, bare, bare-epoll, tidegate, readiness by name
+    /// alone. The command must print a line that ends with the address it listens on.
     #[arg(long = "server", value_name = "NAME=COMMAND")]
     servers: Vec<String>,
     /// Drop a turn when server or client waited longer than this for a processor, in percent.
@@ -117,16 +117,19 @@ fn default_servers(beside: &Path) -> Vec<ServerCommand> {
 }
 
 fn known_server(name: &str, beside: &Path) -> Option<ServerCommand> {
+    const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
     let (program, arguments): (&str, &[&str]) = match name {
-        "tokio" => ("echo-tokio", &["--listen", "127.0.0.1:0"]),
-        "bare" => ("echo-bare", &["--listen", "127.0.0.1:0"]),
-        "tidegate" => ("tidegate", &["serve", "echo", "--listen", "127.0.0.1:0", "--threads", "1"]),
+        "tokio" => ("echo-tokio", &[]),
+        "bare" => ("echo-bare", &[]),
+        "bare-epoll" => ("echo-bare-epoll", &[]),
+        "tidegate" => ("tidegate", &["serve", "echo", "--threads", "1"]),
+        "readiness" => ("tidegate", &["serve", "echo", "--threads", "1", "--engine", "readiness"]),
         _ => return None,
     };
     Some(ServerCommand {
         name: name.to_owned(),
         program: beside.join(program),
-        arguments: arguments.iter().map(ToString::to_string).collect(),
+        arguments: arguments.iter().chain(&LISTEN).map(ToString::to_string).collect(),
     })
 }
 
@@ -137,7 +140,7 @@ fn parse_server(text: &str, beside: &Path) -> io::Result<ServerCommand> {
     let invalid = || {
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("--server {text:?}: neither NAME=COMMAND nor tokio, bare or tidegate"),
+            format!("--server {text:?}: neither NAME=COMMAND nor tokio, bare, bare-epoll, tidegate or readiness"),
         )
     };
     let (name, command) = text.split_once('=').ok_or_else(invalid)?;
@@ -166,6 +169,9 @@ mod tests {
     fn known_servers_need_no_command() -> io::Result<()> {
         let server = parse_server("bare", Path::new("/x"))?;
         assert_eq!(server.program, Path::new("/x/echo-bare"));
+        let server = parse_server("readiness", Path::new("/x"))?;
+        assert_eq!(server.program, Path::new("/x/tidegate"));
+        assert_eq!(server.arguments[4..], ["--engine", "readiness", "--listen", "127.0.0.1:0"]);
         assert!(parse_server("nobody", Path::new("/x")).is_err());
         assert!(parse_server("nobody=", Path::new("/x")).is_err());
         Ok(())

@@ -428,7 +428,7 @@ impl Machine {
         if self.marks.has(Mark::OwesWritable)
             && !self.marks.has(Mark::QueueHigh)
             && !self.marks.has(Mark::WaitsForMemory)
-            && self.has_room(self.wanted_bytes as usize, pools)
+            && self.has_room_for_wanted(pools)
         {
             self.marks.set(Mark::OwesWritable, false);
             if !self.marks.has(Mark::ShutdownWanted) {
@@ -560,6 +560,11 @@ impl Machine {
     fn has_room(&self, data_bytes: usize, pools: &Pools) -> bool {
         self.queue_bytes + pools.flow.reply_bytes.max(data_bytes) <= pools.flow.queue_bytes
             && self.queue.count < pools.flow.queue_messages
+    }
+
+    /// Whether the smallest message that was refused fits now.
+    pub(super) fn has_room_for_wanted(&self, pools: &Pools) -> bool {
+        self.has_room(self.wanted_bytes as usize, pools)
     }
 
     /// Charges a reply ahead, if the handler may be given data now. A reply with the received buffer itself costs

@@ -8,6 +8,7 @@ mod flow;
 mod machine;
 mod marks;
 mod messages;
+mod neglect;
 mod pace;
 mod reason;
 mod refusal;

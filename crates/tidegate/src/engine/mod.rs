@@ -281,6 +281,8 @@ pub(crate) trait Engine {
     type Stream: Send + fmt::Debug + 'static;
     /// A bound and listening socket.
     type Listener: Send + 'static;
+    /// Whether somebody checks, between two turns, what the threads on this engine know: so in a simulation.
+    const IS_CHECKED: bool = false;
 
     /// The time, as of the last `poll`.
     fn now(&self) -> Time;

@@ -7,6 +7,7 @@
 
 mod acceptor;
 mod connecting;
+mod debts;
 mod handlers;
 mod per_address;
 mod pressure;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
+use self::debts::Debts;
 use self::handlers::apply_request;
 use self::per_address::Ticket;
 use self::pressure::Pressure;
@@ -223,6 +225,8 @@ pub(crate) struct IoThread<E: Engine> {
     memory_line: Line<ConnectionKey>,
     /// What is done about memory that doesn't come back.
     pressure: Pressure,
+    /// For whoever checks.
+    debts: Debts,
     /// Connections that wait for their turn to send, first come first served.
     send_line: Line<ConnectionKey>,
     /// Connections that found the system out of memory.
@@ -278,6 +282,7 @@ impl<E: Engine> IoThread<E> {
             dirty: Vec::new(),
             memory_line: Line::default(),
             pressure: Pressure::default(),
+            debts: Debts::default(),
             send_line: Line::default(),
             shortages: Shortages::default(),
             expired: Vec::new(),
@@ -639,6 +644,7 @@ impl<E: Engine> IoThread<E> {
                 credit_bytes: &mut credit_bytes,
             };
             outcome = catch_unwind(AssertUnwindSafe(|| callback(table, handler, view)));
+            self.note_debt(index);
         }
         if credit_bytes > 0 {
             self.slots[index].machine.end_delivery(credit_bytes, &mut self.pools);
@@ -857,6 +863,7 @@ impl<E: Engine> IoThread<E> {
                     Ok(())
                 }
                 Step::Writable => {
+                    self.pay_debt(index);
                     self.call(index, |table, handler, view| table.on_writable(handler, view));
                     Ok(())
                 }
@@ -919,6 +926,11 @@ impl<E: Engine> IoThread<E> {
     /// Sends of this thread with the system, and the most there may be.
     pub(crate) fn sends_outstanding(&self) -> (u32, u32) {
         (self.pools.sends.in_flight(), self.pools.sends.most())
+    }
+
+    /// Whether this thread has said that it is short of send memory.
+    pub(crate) fn says_short_of_memory(&self) -> bool {
+        self.pressure.says_short()
     }
 
     /// Connections of this thread, those that are connecting included.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::IoThread;
+use super::shared::Shortage;
 use crate::connection::CloseReason;
 use crate::engine::Engine;
 use crate::time::Time;
@@ -26,11 +27,20 @@ const SAY_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Pressure {
     /// Since when somebody has been in the line for send memory of this thread, without a break.
     waited_since: Option<Time>,
+    /// While this thread counts among those that are short of memory.
+    shortage: Option<Shortage>,
     /// When this thread last closed one for the line of any thread.
     closed_at: Option<Time>,
     /// When the log last said that connections are closed for memory, and how many have been since.
     said_at: Option<Time>,
     unsaid: u64,
+}
+
+impl Pressure {
+    /// Whether this thread is counted among those that are short of memory.
+    pub(super) fn says_short(&self) -> bool {
+        self.shortage.is_some()
+    }
 }
 
 impl<E: Engine> IoThread<E> {
@@ -39,7 +49,7 @@ impl<E: Engine> IoThread<E> {
     pub(super) fn nobody_waits_for_memory(&mut self) {
         if self.pressure.waited_since.is_some() {
             self.pressure.waited_since = None;
-            self.shared.set_short_of_memory(false);
+            self.pressure.shortage = None;
         }
     }
 
@@ -49,8 +59,8 @@ impl<E: Engine> IoThread<E> {
         let now = self.context.now;
         let since = *self.pressure.waited_since.get_or_insert(now);
         // The memory is common to all threads, and so is the search for who holds it.
-        if now.saturating_since(since) >= LINE_PATIENCE && !self.shared.is_short_of_memory() {
-            self.shared.set_short_of_memory(true);
+        if now.saturating_since(since) >= LINE_PATIENCE && self.pressure.shortage.is_none() {
+            self.pressure.shortage = Some(Shortage::begin(&self.shared));
         }
     }
 

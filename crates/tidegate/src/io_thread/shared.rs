@@ -173,8 +173,8 @@ pub(crate) struct ServerShared {
     accepting: AtomicBool,
     /// The acceptor waits for a slot to be released.
     acceptor_waits: AtomicBool,
-    /// Somebody has waited for send memory for long.
-    short_of_memory: AtomicBool,
+    /// On how many threads somebody has waited for send memory for long.
+    short_of_memory: AtomicU32,
     /// Places for connections that are taken: by connections, accepted or outgoing, and by accept credit.
     places: AtomicU32,
     /// How many of them outgoing connections have.
@@ -192,7 +192,7 @@ impl ServerShared {
             phase: AtomicU8::new(0),
             accepting: AtomicBool::new(true),
             acceptor_waits: AtomicBool::new(false),
-            short_of_memory: AtomicBool::new(false),
+            short_of_memory: AtomicU32::new(0),
             places: AtomicU32::new(0),
             outgoing: AtomicU32::new(0),
             threads: threads.into_boxed_slice(),
@@ -227,16 +227,13 @@ impl ServerShared {
         self.accepting.load(Ordering::Acquire)
     }
 
-    /// On some thread somebody has waited for send memory for long, so that every thread looks for who holds it; or nobody does any more.
-    pub(crate) fn set_short_of_memory(&self, short: bool) {
-        self.short_of_memory.store(short, Ordering::Relaxed);
-        if short {
-            self.wake_all();
-        }
+    /// Whether somebody has waited for send memory for long, on any thread.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        self.threads_short_of_memory() > 0
     }
 
-    /// Whether somebody has waited for send memory for long.
-    pub(crate) fn is_short_of_memory(&self) -> bool {
+    /// On how many threads somebody has waited for send memory for long.
+    pub(crate) fn threads_short_of_memory(&self) -> u32 {
         self.short_of_memory.load(Ordering::Relaxed)
     }
 
@@ -308,6 +305,25 @@ impl ServerShared {
         for thread in &self.threads {
             thread.waker.wake();
         }
+    }
+}
+
+/// On one thread somebody has waited for send memory for long, so that every thread looks for who holds it. Ends when it is dropped:
+/// several threads may say so at once, and none that has ended, however it ended, says so any more.
+pub(super) struct Shortage(Arc<ServerShared>);
+
+impl Shortage {
+    /// Says so to all threads.
+    pub(super) fn begin(shared: &Arc<ServerShared>) -> Self {
+        shared.short_of_memory.fetch_add(1, Ordering::Relaxed);
+        shared.wake_all();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Shortage {
+    fn drop(&mut self) {
+        self.0.short_of_memory.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -384,6 +400,16 @@ mod tests {
         requests.open(key(0, 2));
         assert!(!requests.request(key(0, 1), Request::Abort));
         assert_eq!(taken(&requests), []);
+    }
+
+    #[test]
+    fn memory_is_short_until_the_last_thread_that_says_so_has_some_again_or_has_ended() {
+        let shared = ServerShared::new(Vec::new(), 0);
+        let (one, other) = (Shortage::begin(&shared), Shortage::begin(&shared));
+        drop(one);
+        assert!(shared.is_short_of_memory());
+        drop(other);
+        assert!(!shared.is_short_of_memory());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::simulation::{Client, Next, Peer, Simulation};
 use super::{Handler, Limits, Listener, Report, Server};
 use crate::connection::{CloseReason, MinProgress};
 use crate::engine::sim::{Fault, Faults, World};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, Payload};
 use crate::surface::Connection;
 use crate::time::Time;
 
@@ -188,4 +188,56 @@ fn a_system_that_stays_out_of_memory_costs_the_connections_and_says_so() {
         assert_eq!(report.closed(&CloseReason::SystemMemory), 6);
         assert_eq!(echoed, [0; 6], "{fault:?}");
     }
+}
+
+/// Sends as much as is taken, for ever.
+struct Flood;
+
+impl Flood {
+    fn pour(connection: &mut Connection<'_>) {
+        while connection.send(Payload::copy_from(&[7; 2_000])).is_ok() {}
+    }
+}
+
+impl Handler for Flood {
+    type Message = Infallible;
+
+    fn on_connect(&mut self, connection: &mut Connection<'_>) {
+        Self::pour(connection);
+    }
+
+    fn on_read(&mut self, _connection: &mut Connection<'_>, _data: Buffer) {}
+
+    fn on_writable(&mut self, connection: &mut Connection<'_>) {
+        Self::pour(connection);
+    }
+}
+
+#[test]
+fn memory_is_short_while_any_thread_says_so_and_not_when_all_have_ended() {
+    // Slow ways with small buffers: everybody makes progress, so that nobody is closed for memory, and there is never enough.
+    let faults = Faults {
+        bandwidth_bytes: (20_000, 20_000),
+        send_buffer_bytes: (2_048, 2_048),
+        receive_buffer_bytes: (2_048, 2_048),
+        segment_bytes: (512, 512),
+        ..Faults::none()
+    };
+    let limits = Limits { send_memory_bytes: 100_000, ..Limits::default() };
+    let mut simulation = Simulation::with(World::new(11, faults));
+    let server = Server::builder().limits(limits).listen(Listener::tcp(([10, 0, 0, 1], 7007).into()), |_| Flood);
+    let address = simulation.serve(server).expect("sound limits")[0];
+    for _ in 0..40 {
+        let (manner, echoed) = (Manner { total: 0, finishes: false, ..Manner::PROMPT }, Rc::default());
+        let talker = Talker { manner, sent: 0, received: 0, next: Time::ZERO, finished: false, echoed };
+        simulation.client(address, Duration::from_millis(1), talker);
+    }
+    let deadline = Time::ZERO + Duration::from_secs(20);
+    let is_short = |simulation: &Simulation| simulation.threads_short_of_memory() == 2 || simulation.now() > deadline;
+    simulation.run_until(is_short).unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(simulation.threads_short_of_memory(), 2, "both threads are to end in the middle of it");
+    simulation.handle().abort();
+    // All along, the simulation has counted the threads that say so.
+    simulation.run().unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(simulation.threads_short_of_memory(), 0);
 }

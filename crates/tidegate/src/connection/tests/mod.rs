@@ -192,3 +192,25 @@ impl Bench {
         reason
     }
 }
+
+/// The simulation looks for these; each is a state that the machine itself never rests in.
+#[test]
+fn what_is_neglected_is_seen_and_what_waits_for_a_reason_is_not() {
+    use super::marks::Mark;
+
+    let pools = pools(4, 10_000, small_flow());
+    let neglect = |marks: &[Mark]| {
+        let mut machine = Machine::new(Time::ZERO);
+        marks.iter().for_each(|&mark| machine.marks.set(mark, true));
+        machine.neglected(&pools).is_some()
+    };
+    assert!(!neglect(&[Mark::Receiving]));
+    assert!(neglect(&[]), "nothing is in the way of reading");
+    for reason in [Mark::PausedByHandler, Mark::WaitsForMemory, Mark::SystemShort, Mark::PeerFinished] {
+        assert!(!neglect(&[reason]), "{reason:?}");
+    }
+    assert!(neglect(&[Mark::Receiving, Mark::QueueHigh]), "the queue is empty");
+    assert!(neglect(&[Mark::Receiving, Mark::OwesWritable]), "there is room");
+    assert!(!neglect(&[Mark::Receiving, Mark::OwesWritable, Mark::WaitsForMemory]));
+    assert!(!neglect(&[Mark::Receiving, Mark::OwesWritable, Mark::ShutdownWanted]), "nothing more can be sent");
+}

@@ -126,6 +126,7 @@ impl SimListener {
 impl Engine for SimEngine {
     type Stream = SimStream;
     type Listener = SimListener;
+    const IS_CHECKED: bool = true;
 
     fn now(&self) -> Time {
         self.ring(|ring| ring.now)

@@ -286,6 +286,11 @@ impl Simulation {
         self.server.as_ref().map_or(0, |server| server.shared.connections())
     }
 
+    /// How many I/O threads count as short of send memory.
+    pub(in crate::surface) fn threads_short_of_memory(&self) -> u32 {
+        self.server.as_ref().map_or(0, |server| server.shared.threads_short_of_memory())
+    }
+
     /// A thread has drained: nothing may be left of its connections.
     fn end_thread(&mut self, number: usize) -> Result<(), Violation> {
         let Some(thread) = self.threads[number].take() else { return Ok(()) };
@@ -329,6 +334,15 @@ impl Simulation {
         let queued = self.threads.iter_mut().flatten().map(IoThread::queued_bytes_max).max().unwrap_or(0);
         if queued > limit {
             return Err(self.violation(format!("a send queue of {queued} bytes, but the limit is {limit}")));
+        }
+        if let Some(what) = self.threads.iter_mut().flatten().find_map(IoThread::neglected) {
+            return Err(self.violation(what));
+        }
+        let short = self.threads_short_of_memory();
+        let saying = self.threads.iter().flatten().filter(|thread| thread.says_short_of_memory()).count();
+        if short as usize != saying {
+            let what = format!("{short} threads count as short of send memory, but {saying} say so");
+            return Err(self.violation(what));
         }
         let stale: usize = self.threads.iter().flatten().map(IoThread::stale_timers).sum();
         if stale > 0 {

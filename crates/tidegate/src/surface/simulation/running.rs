@@ -217,7 +217,10 @@ impl Simulation {
     fn turn_thread(&mut self, number: usize) -> Result<(), Violation> {
         let Some(thread) = self.threads.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
         match thread.turn() {
-            Ok(Turn::Running) => Ok(()),
+            Ok(Turn::Running) => match thread.forgotten_debt() {
+                Some(what) => Err(self.violation(what)),
+                None => Ok(()),
+            },
             Ok(Turn::Finished) => self.end_thread(number),
             Err(error) => Err(self.violation(format!("the engine of I/O thread {number} failed: {error}"))),
         }

@@ -1,0 +1,41 @@
+//! What nobody may forget about a connection between two turns of the loop. Looked at by the simulation alone.
+
+use super::machine::{Life, Machine};
+use super::marks::{Mark, Marks};
+use super::messages::Pools;
+
+impl Machine {
+    /// Whether the handler will be told when there is room, as far as the machine knows.
+    pub(crate) fn owes_writable(&self) -> bool {
+        self.marks.has(Mark::OwesWritable)
+    }
+
+    /// Whether the handler is to be told when there is room, if it was ever promised: nobody is once the end has begun.
+    pub(crate) fn may_be_told(&self) -> bool {
+        self.life == Life::Open && !self.marks.has(Mark::ShutdownWanted)
+    }
+
+    /// What was to be done and has not been, when there is nothing left to do for this connection until something happens.
+    pub(crate) fn neglected(&self, pools: &Pools) -> Option<&'static str> {
+        const HELD: Marks = Marks::of(&[Mark::PausedByHandler, Mark::WaitsForMemory, Mark::SystemShort]);
+        if self.life != Life::Open {
+            return None;
+        }
+        let (bytes, messages) = (self.queued_bytes(), self.queue.count);
+        let is_low = bytes <= pools.flow.low_mark_bytes && messages <= pools.flow.low_mark_messages();
+        if is_low && self.marks.has(Mark::QueueHigh) {
+            return Some("counts as above its high mark with a queue that is down to its low mark");
+        }
+        let may_be_told = self.owes_writable() && self.may_be_told() && !self.marks.has(Mark::WaitsForMemory);
+        if is_low && may_be_told && self.has_room_for_wanted(pools) {
+            return Some(
+                "is owed on_writable, and has a queue that is down to its low mark and room for what was refused",
+            );
+        }
+        let may_read = !self.marks.has_any(HELD) && is_low;
+        if may_read && self.inbox.is_empty() && !self.marks.has_any(Marks::of(&[Mark::Receiving, Mark::PeerFinished])) {
+            return Some("is not read, and neither its handler nor its queue nor memory is in the way");
+        }
+        None
+    }
+}

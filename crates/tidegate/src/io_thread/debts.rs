@@ -1,0 +1,57 @@
+//! A second account of who is owed what, kept where a simulation looks: that of a connection says nothing when it is wrong itself.
+
+use std::collections::BTreeSet;
+
+use super::shared::ConnectionKey;
+use super::{IoThread, Listed, is_current};
+use crate::engine::Engine;
+
+/// Connections whose handlers are owed an `on_writable`. Empty unless [`Engine::IS_CHECKED`].
+#[derive(Default)]
+pub(super) struct Debts {
+    writable: BTreeSet<(u32, u32)>,
+}
+
+impl<E: Engine> IoThread<E> {
+    /// A handler has returned: what it was promised is noted.
+    #[inline]
+    pub(super) fn note_debt(&mut self, index: u32) {
+        if E::IS_CHECKED && self.slots[index].machine.owes_writable() {
+            self.debts.writable.insert((index, self.slots[index].key.generation));
+        }
+    }
+
+    /// `on_writable` is about to be called.
+    #[inline]
+    pub(super) fn pay_debt(&mut self, index: u32) {
+        if E::IS_CHECKED {
+            self.debts.writable.remove(&(index, self.slots[index].key.generation));
+        }
+    }
+
+    /// A debt that was forgotten, between two turns.
+    pub(crate) fn forgotten_debt(&mut self) -> Option<String> {
+        let slots = &self.slots;
+        let machine = |slot: u32, generation: u32| {
+            is_current(slots, ConnectionKey { slot, generation })
+                .then(|| slots.get(slot))
+                .flatten()
+                .map(|slot| &slot.machine)
+        };
+        self.debts
+            .writable
+            .retain(|&(slot, generation)| machine(slot, generation).is_some_and(|one| one.may_be_told()));
+        let forgotten =
+            |&&(slot, generation): &&(u32, u32)| machine(slot, generation).is_some_and(|one| !one.owes_writable());
+        let &(slot, _) = self.debts.writable.iter().find(forgotten)?;
+        Some(format!("connection {slot} was promised on_writable, and will not be told"))
+    }
+
+    /// A connection for which something was to be done and has not been, between two turns.
+    pub(crate) fn neglected(&mut self) -> Option<String> {
+        let pools = &self.pools;
+        let settled = self.slots.iter_mut().filter(|(_, slot)| slot.in_use && !slot.listed.is_in(Listed::DIRTY));
+        let mut neglected = settled.filter_map(|(index, slot)| Some((index, slot.machine.neglected(pools)?)));
+        neglected.next().map(|(index, how)| format!("connection {index} {how}"))
+    }
+}
