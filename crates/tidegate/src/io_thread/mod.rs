@@ -644,11 +644,11 @@ impl<E: Engine> IoThread<E> {
                 credit_bytes: &mut credit_bytes,
             };
             outcome = catch_unwind(AssertUnwindSafe(|| callback(table, handler, view)));
-            self.note_debt(index);
         }
         if credit_bytes > 0 {
-            self.slots[index].machine.end_delivery(credit_bytes, &mut self.pools);
+            slot.machine.end_delivery(credit_bytes, &mut self.pools);
         }
+        self.note_debt(index);
         if let Err(panic) = outcome {
             self.panicked(index, panic);
         }
@@ -841,13 +841,12 @@ impl<E: Engine> IoThread<E> {
     }
 
     fn flush_one(&mut self, index: u32) {
-        let key = self.slots[index].key;
-        let socket = SocketId { index, generation: key.generation };
         if self.phase == Phase::Aborting {
             self.slots[index].machine.grace_over(&mut self.pools);
         }
         loop {
             let slot = &mut self.slots[index];
+            let socket = SocketId { index, generation: slot.key.generation };
             if self.phase == Phase::Draining && slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 {
                 slot.machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
             }

@@ -3,7 +3,7 @@
 //! One ring per I/O thread. Receives are multishot on one provided-buffer ring, so that an idle socket holds no
 //! buffer; accepts are posted singly between zero and [`ACCEPTS_POSTED`], each with room for its address, so that never
 //! more connections are taken than there is credit for; sends are gathered, one in flight per socket, and never wait in
-//! the kernel (see [`UringEngine::submit_send`]).
+//! the kernel (see `Socket::send_entry`).
 //! Half-closes are done by the plain call, because the ring would hand them to a worker thread each time.
 
 mod buffer_ring;
@@ -344,7 +344,9 @@ impl Engine for UringEngine {
             return Err(gather);
         }
         socket.operation = self.sends.begin(gather);
-        self.submit_send(id);
+        if let Some(entry) = socket.send_entry(id) {
+            self.begin(entry);
+        }
         Ok(())
     }
 

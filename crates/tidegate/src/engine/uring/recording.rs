@@ -19,6 +19,27 @@ use crate::memory::Chunked;
 /// How much one discarding receive throws away at most, in bytes.
 const DISCARD_BYTES: u32 = 64 * 1024;
 
+impl Socket {
+    /// What hands the send of this socket to the kernel. It never waits there: a send that does is given to a worker thread as soon as
+    /// the peer has half-closed (the poll that it waits with reports that at once, each time), one thread per socket.
+    #[inline]
+    pub(super) fn send_entry(&mut self, id: SocketId) -> Option<Entry> {
+        self.send_waits = false;
+        let descriptor = types::Fd(self.raw());
+        let entry = match &self.operation {
+            Operation::Send(gather) => {
+                let slice = gather.only_slice().unwrap_or_default();
+                opcode::Send::new(descriptor, slice.as_ptr(), slice.len() as u32).flags(libc::MSG_DONTWAIT).build()
+            }
+            Operation::SendMany(operation) => {
+                opcode::SendMsg::new(descriptor, operation.header()).flags(libc::MSG_DONTWAIT as u32).build()
+            }
+            Operation::None | Operation::Connect(_) => return None,
+        };
+        Some(entry.user_data(Kind::Send.user_data(id.index, id.generation)))
+    }
+}
+
 impl UringEngine {
     pub(super) fn socket(&mut self, id: SocketId) -> Result<&mut Socket, Stale> {
         socket_mut(&mut self.sockets, id)
@@ -55,23 +76,12 @@ impl UringEngine {
         self.push(entry.user_data(Kind::Cancel.user_data(0, 0)));
     }
 
-    /// Hands the send of a socket to the kernel. It never waits there: a send that does is given to a worker thread as soon as
-    /// the peer has half-closed (the poll that it waits with reports that at once, each time), one thread per socket.
+    /// Hands the send of a socket to the kernel, again.
     pub(super) fn submit_send(&mut self, id: SocketId) {
-        let socket = &mut self.sockets[id.index];
-        socket.send_waits = false;
-        let descriptor = types::Fd(socket.raw());
-        let entry = match &socket.operation {
-            Operation::Send(gather) => {
-                let slice = gather.only_slice().unwrap_or_default();
-                opcode::Send::new(descriptor, slice.as_ptr(), slice.len() as u32).flags(libc::MSG_DONTWAIT).build()
-            }
-            Operation::SendMany(operation) => {
-                opcode::SendMsg::new(descriptor, operation.header()).flags(libc::MSG_DONTWAIT as u32).build()
-            }
-            Operation::None | Operation::Connect(_) => return,
-        };
-        self.begin(entry.user_data(Kind::Send.user_data(id.index, id.generation)));
+        let entry = self.sockets[id.index].send_entry(id);
+        if let Some(entry) = entry {
+            self.begin(entry);
+        }
     }
 
     /// Asks to be told when a socket becomes writable. Stays until the socket is closed: it reports changes only, and there are

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use io_uring::cqueue;
 
 use super::kind::{GENERATION_MASK, Kind};
-use super::socket::{Ending, Operation, Watch};
+use super::socket::{Ending, Operation, Socket, Watch};
 use super::{UringEngine, UringStream, raw};
 use crate::engine::{Completion, SocketId};
+use crate::memory::Chunked;
 
 impl UringEngine {
     pub(super) fn reap(&mut self, completions: &mut Vec<Completion<UringStream>>) {
@@ -41,21 +42,15 @@ impl UringEngine {
         if !matches!(kind, Some(Kind::Cancel)) && !cqueue::more(flags) {
             self.in_flight -= 1;
         }
-        if let Some(Kind::Receive | Kind::Discard | Kind::Send | Kind::Writable | Kind::Connect | Kind::Close) = kind {
-            let socket = &self.sockets[index];
-            assert!(
-                socket.in_use && socket.generation & GENERATION_MASK == generation,
-                "a completion ({kind:?}) of socket {index}, generation {generation}, after its last one"
-            );
-        }
+        let place = (index, generation);
         match kind {
-            Some(Kind::Receive) => self.received(index, result, flags, out),
-            Some(Kind::Discard) => self.discarded(index, result, out),
-            Some(Kind::Send) => self.sent(index, result, out),
-            Some(Kind::Writable) => self.writable(index, flags),
-            Some(Kind::Connect) => self.connected(index, result, out),
+            Some(Kind::Receive) => self.received(place, result, flags, out),
+            Some(Kind::Discard) => self.discarded(place, result, out),
+            Some(Kind::Send) => self.sent(place, result, out),
+            Some(Kind::Writable) => self.writable(place, flags),
+            Some(Kind::Connect) => self.connected(place, result, out),
             Some(Kind::Close) => {
-                let id = self.sockets[index].id(index);
+                let id = current(&mut self.sockets, place).id(index);
                 self.release(id);
                 out.push(Completion::Closed { socket: id });
             }
@@ -74,8 +69,9 @@ impl UringEngine {
         }
     }
 
-    pub(super) fn received(&mut self, index: u32, result: i32, flags: u32, out: &mut Vec<Completion<UringStream>>) {
-        let socket = &mut self.sockets[index];
+    fn received(&mut self, place: Place, result: i32, flags: u32, out: &mut Vec<Completion<UringStream>>) {
+        let index = place.0;
+        let socket = current(&mut self.sockets, place);
         let id = socket.id(index);
         let open = socket.ending == Ending::Open;
         let discards = socket.receive.discard;
@@ -126,8 +122,9 @@ impl UringEngine {
         }
     }
 
-    pub(super) fn discarded(&mut self, index: u32, result: i32, out: &mut Vec<Completion<UringStream>>) {
-        let socket = &mut self.sockets[index];
+    fn discarded(&mut self, place: Place, result: i32, out: &mut Vec<Completion<UringStream>>) {
+        let index = place.0;
+        let socket = current(&mut self.sockets, place);
         let id = socket.id(index);
         socket.receive.armed = false;
         socket.receive.canceling = false;
@@ -188,8 +185,9 @@ impl UringEngine {
         });
     }
 
-    pub(super) fn sent(&mut self, index: u32, result: i32, out: &mut Vec<Completion<UringStream>>) {
-        let socket = &mut self.sockets[index];
+    fn sent(&mut self, place: Place, result: i32, out: &mut Vec<Completion<UringStream>>) {
+        let index = place.0;
+        let socket = current(&mut self.sockets, place);
         let id = socket.id(index);
         if result == -libc::EAGAIN && socket.ending == Ending::Open {
             // No room in the socket buffer: the kernel has let go of the memory, which stays where it is.
@@ -215,8 +213,9 @@ impl UringEngine {
     }
 
     /// Something has changed about sending on a socket: there is room, or the watch has ended.
-    pub(super) fn writable(&mut self, index: u32, flags: u32) {
-        let socket = &mut self.sockets[index];
+    fn writable(&mut self, place: Place, flags: u32) {
+        let index = place.0;
+        let socket = current(&mut self.sockets, place);
         let id = socket.id(index);
         if !cqueue::more(flags) {
             socket.watch = Watch::default();
@@ -228,14 +227,29 @@ impl UringEngine {
         }
     }
 
-    pub(super) fn connected(&mut self, index: u32, result: i32, out: &mut Vec<Completion<UringStream>>) {
-        let socket = &mut self.sockets[index];
+    fn connected(&mut self, place: Place, result: i32, out: &mut Vec<Completion<UringStream>>) {
+        let index = place.0;
+        let socket = current(&mut self.sockets, place);
         socket.operation = Operation::None;
         let id = socket.id(index);
         let result = os_result(result).and_then(|_| raw::local_address(socket.raw()));
         out.push(Completion::Connected { socket: id, result });
         self.close_if_quiet(index);
     }
+}
+
+/// The index of a socket, and the generation that a completion is of.
+type Place = (u32, u32);
+
+/// The socket that a completion is of. Each operation has one last completion, and the place is used again only after all of them.
+#[inline]
+fn current(sockets: &mut Chunked<Socket>, (index, generation): Place) -> &mut Socket {
+    let socket = &mut sockets[index];
+    assert!(
+        socket.in_use && socket.generation & GENERATION_MASK == generation,
+        "a completion of socket {index}, generation {generation}, after its last one"
+    );
+    socket
 }
 
 /// Appends what `make` returns, made where it will lie. `push` makes it on the stack first, since growing may fail in
