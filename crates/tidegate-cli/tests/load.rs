@@ -112,7 +112,7 @@ fn a_plain_run_is_reported_in_full_and_the_bytes_of_both_sides_agree_exactly() {
     assert!((rate - messages as f64 / seconds).abs() <= 1.0, "{report}");
     let latencies = ["p50", "p90", "p99", "p999", "max"].map(|name| latency_ms(&report, name));
     assert!(latencies[0] > 0.0 && latencies.is_sorted(), "{report}");
-    assert_eq!(report.as_object().expect("an object").len(), 12, "{report}");
+    assert_eq!(report.as_object().expect("an object").len(), 14, "{report}");
 }
 
 #[test]
@@ -395,6 +395,8 @@ fn arguments_that_contradict_each_other_are_refused_with_2_and_the_numbers() {
         (&["--sources", "255"], "254"),
         (&["-d", "soon"], "500ms"),
         (&["-d", "0s"], "1ms"),
+        (&["--expect", "ticker", "-r", "1M"], "--rate"),
+        (&["--gaps", "allowed"], "--gaps"),
     ] {
         let ended = tidegate(&[&["load", "127.0.0.1:7007"], arguments].concat()).ended();
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");

@@ -26,7 +26,7 @@ pub(crate) struct LoadOptions {
     #[arg(short, long, value_name = "BYTES_PER_SECOND")]
     pub rate: Option<Size>,
 
-    /// Bytes of a message; K, M and G as above [default: 64]
+    /// Bytes of a message; K, M and G as above [default: 64; with a ticker: what comes first]
     #[arg(short, long, value_name = "SIZE")]
     pub size: Option<Size>,
 
@@ -55,11 +55,21 @@ pub(crate) struct LoadOptions {
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub silent: u32,
 
+    /// How fast each connection of the block reads at most, in bytes or in units as above; 0: never. Slow connections have small
+    /// receive buffers, and connections of different rates take a process for each [default: as fast as it comes]
+    #[arg(long, value_name = "BYTES_PER_SECOND")]
+    pub read_rate: Option<Size>,
+
     /// What the server is
     #[arg(long, value_enum, default_value = "echo")]
     pub expect: Expect,
 
-    /// Check every byte of every answer, and not only how many there are; chargen lines are always checked
+    /// Whether messages of a ticker may be missing [default: forbidden]
+    #[arg(long, value_enum)]
+    pub gaps: Option<Gaps>,
+
+    /// Check every byte of every answer, and not only how many there are; chargen lines and ticker messages are always
+    /// checked
     #[arg(long)]
     pub verify: bool,
 
@@ -79,10 +89,15 @@ only be sent later, because too many were unanswered.
   closed_early  connections that the server ended, by a close or a reset, before the load on them was over
   failed        connections that could not be made otherwise, or broke otherwise than by the server's close or reset, or
                 whose answers did not come
-  mismatches    answers, or lines, with a wrong byte in them, and connections that got more than they were owed
+  mismatches    answers, lines or messages with a wrong byte in them, messages that come twice or in the wrong order, and
+                connections that got more than they were owed
+  gaps          places at which numbers of a ticker are missing; missed: how many are
 
-Status 0: all went well; refused and closed_early are only counted. Status 1: mismatches, failed connections, nobody
-connected, or the system refuses descriptors or memory. Status 2: bad arguments.
+With --expect ticker each connection reads from the moment it is up, and may come in the middle of the stream. Latency is then
+from publishing to receiving, by the clock of the machine, which the server has to be on as well.
+
+Status 0: all went well; refused and closed_early are only counted. Status 1: mismatches, gaps that are not allowed,
+failed connections, nobody connected, or the system refuses descriptors or memory. Status 2: bad arguments.
 
 Example: 10,000 messages of 1 KiB a second over 200 connections for a minute, every byte checked
   tidegate load 127.0.0.1:7007 -c 200 -s 1K -r 10000K -d 1m --verify";
@@ -94,4 +109,26 @@ pub(crate) enum Expect {
     Echo,
     /// It sends numbered lines of 64 bytes; nothing is sent to it
     Chargen,
+    /// It publishes one numbered stream to everybody; nothing is sent to it
+    Ticker,
+}
+
+impl Expect {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Chargen => "chargen",
+            Self::Ticker => "ticker",
+        }
+    }
+}
+
+/// What it means that messages of a ticker are missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Gaps {
+    /// A failure, as with a server that waits or closes
+    Forbidden,
+    /// What is to be expected of a server that drops messages for slow readers; they are counted
+    Allowed,
 }

@@ -5,6 +5,7 @@ use tidegate::{Buffer, CloseReason, Connection, Handler};
 use super::board::Order;
 use super::lines::Lines;
 use super::seat::Seat;
+use super::throttle::{READ_ON, Throttle};
 
 /// The timer for the end.
 const END: u8 = 0;
@@ -13,12 +14,13 @@ const END: u8 = 0;
 pub(super) struct ChargenClient {
     seat: Seat,
     lines: Lines,
+    throttle: Throttle,
     bytes_received: u64,
 }
 
 impl ChargenClient {
-    pub(super) fn new(seat: Seat) -> Self {
-        Self { seat, lines: Lines::new(), bytes_received: 0 }
+    pub(super) fn new(seat: Seat, throttle: Throttle) -> Self {
+        Self { seat, lines: Lines::new(), throttle, bytes_received: 0 }
     }
 }
 
@@ -37,19 +39,23 @@ impl Handler for ChargenClient {
                 let now = connection.now();
                 let (_, end) = self.seat.lane.lock().span(at, duration, now);
                 connection.set_timer(END, end.saturating_since(now));
-                connection.resume_read();
+                self.throttle.begin(connection);
             }
             // It would go on for ever: there is no end in order.
             Order::Stop => self.seat.break_off(connection),
         }
     }
 
-    fn on_timer(&mut self, connection: &mut Connection<'_, Order>, _timer: u8) {
-        self.seat.break_off(connection);
+    fn on_timer(&mut self, connection: &mut Connection<'_, Order>, timer: u8) {
+        match timer {
+            READ_ON => connection.resume_read(),
+            _ => self.seat.break_off(connection),
+        }
     }
 
     fn on_read(&mut self, connection: &mut Connection<'_, Order>, data: Buffer) {
         self.bytes_received += data.len() as u64;
+        self.throttle.took(connection, data.len());
         let (count, wrong) = self.lines.check(&data);
         drop(data);
         if count > 0 {

@@ -9,6 +9,7 @@ use super::contents::{Checker, Contents};
 use super::pace::{Pace, Rate};
 use super::plan::Plan;
 use super::seat::{Seat, Standing};
+use super::throttle::{READ_ON, Throttle};
 
 /// The timer for the next message that is due.
 const DUE: u8 = 0;
@@ -62,6 +63,7 @@ pub(super) struct EchoClient {
     pace: Option<Pace>,
     /// What has come of an answer that is not whole yet.
     partial_bytes: usize,
+    throttle: Throttle,
     /// What the timer is set to.
     timer: Option<Time>,
     verification: Option<Box<Verification>>,
@@ -83,6 +85,7 @@ impl EchoClient {
             work: Arc::clone(work),
             pace: None,
             partial_bytes: 0,
+            throttle: Throttle::new(work.plan.read_rate),
             timer: None,
             verification,
             number,
@@ -156,6 +159,7 @@ impl Handler for EchoClient {
     type Message = Order;
 
     fn on_connect(&mut self, connection: &mut Connection<'_, Order>) {
+        self.throttle.begin(connection);
         self.seat.joined(connection);
     }
 
@@ -169,6 +173,8 @@ impl Handler for EchoClient {
             }
             (Order::Stop, Some(pace)) => {
                 pace.stop(now);
+                // What is still due is waited for, but not for as long as it would take.
+                self.throttle.let_go(connection);
                 self.go_on(connection);
             }
             // It never began.
@@ -176,13 +182,17 @@ impl Handler for EchoClient {
         }
     }
 
-    fn on_timer(&mut self, connection: &mut Connection<'_, Order>, _timer: u8) {
+    fn on_timer(&mut self, connection: &mut Connection<'_, Order>, timer: u8) {
+        if timer == READ_ON {
+            return connection.resume_read();
+        }
         self.timer = None;
         self.go_on(connection);
     }
 
     fn on_read(&mut self, connection: &mut Connection<'_, Order>, data: Buffer) {
         self.bytes_received += data.len() as u64;
+        self.throttle.took(connection, data.len());
         let message_bytes = self.work.message_bytes;
         let bytes = self.partial_bytes + data.len();
         let Some(pace) = &mut self.pace else { return self.surplus(connection) };

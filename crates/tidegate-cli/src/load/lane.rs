@@ -34,6 +34,9 @@ pub(super) struct Ledger {
     pub messages: u64,
     /// Wrong ones among them, and connections that got more than they were owed.
     pub mismatches: u64,
+    /// Places at which numbers of a ticker are missing, and how many are.
+    pub gaps: u64,
+    pub missed: u64,
     /// Of the block, by connections that are over.
     pub bytes_sent: u64,
     pub bytes_received: u64,
@@ -41,6 +44,8 @@ pub(super) struct Ledger {
     pub latencies: Histogram<u64>,
     /// Where the first wrong byte was, for the user.
     pub first_mismatch: Option<String>,
+    /// Where the first gap was, for the user.
+    pub first_gap: Option<String>,
 }
 
 impl Lane {
@@ -51,10 +56,13 @@ impl Lane {
                 last_answer: Time::ZERO,
                 messages: 0,
                 mismatches: 0,
+                gaps: 0,
+                missed: 0,
                 bytes_sent: 0,
                 bytes_received: 0,
                 latencies: latencies(),
                 first_mismatch: None,
+                first_gap: None,
             }),
         }
     }
@@ -94,6 +102,15 @@ impl Ledger {
     pub(super) fn mismatched(&mut self, count: u64, place: impl FnOnce() -> String) {
         self.mismatches += count;
         self.first_mismatch.get_or_insert_with(place);
+    }
+
+    /// `missed` messages are missing at `gaps` places; `place` says where the first of all was.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn missed(&mut self, gaps: u64, missed: u64, place: impl FnOnce() -> String) {
+        self.gaps += gaps;
+        self.missed = self.missed.saturating_add(missed);
+        self.first_gap.get_or_insert_with(place);
     }
 
     /// From the start of the load to the last answer; zero without answers.

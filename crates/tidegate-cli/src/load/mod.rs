@@ -1,7 +1,8 @@
 //! `tidegate load`: many connections that load a server, measure how it answers, and check what.
 //!
-//! The connections are clients of the framework itself, one handler each ([`echo`], [`chargen`], [`beside`]). When they send is
-//! decided by a [`pace`], what they send and how it is checked by [`contents`] and [`lines`]. The main thread conducts: it
+//! The connections are clients of the framework itself, one handler each ([`echo`], [`chargen`], [`ticker`], [`beside`]). When
+//! they send is decided by a [`pace`], how fast they read by a [`throttle`], what they send and how it is checked by [`contents`],
+//! [`lines`] and [`ticks`]. The main thread conducts: it
 //! begins connections, says when the load starts and stops, waits for what is outstanding, and reports.
 
 pub(crate) mod arguments;
@@ -18,6 +19,9 @@ mod progress;
 mod report;
 mod seat;
 mod sources;
+mod throttle;
+mod ticker;
+mod ticks;
 
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
@@ -38,6 +42,9 @@ use self::plan::Plan;
 use self::progress::{INTERVAL, Progress};
 use self::report::Outcome;
 use self::seat::Seat;
+use self::throttle::Throttle;
+use self::ticker::TickerClient;
+use self::ticks::Ticks;
 use crate::Failure;
 use crate::arguments::LogFormat;
 use crate::descriptors;
@@ -101,7 +108,15 @@ fn load(plan: &Plan, progress: Progress) -> Result<Outcome, Failure> {
             })
         }
         Expect::Chargen => {
-            builder.client(client(&board), move |connected| ChargenClient::new(seat(connected, first_of_block)))
+            let throttle = Throttle::new(plan.read_rate);
+            builder
+                .client(client(&board), move |connected| ChargenClient::new(seat(connected, first_of_block), throttle))
+        }
+        Expect::Ticker => {
+            let (throttle, message_bytes) = (Throttle::new(plan.read_rate), plan.ticker_message_bytes);
+            builder.client(client(&board), move |connected| {
+                TickerClient::new(seat(connected, first_of_block), Ticks::new(message_bytes), throttle)
+            })
         }
     };
     let bound = builder.bind().map_err(|error| Failure::Refused(error.to_string()))?;
@@ -124,11 +139,13 @@ fn load(plan: &Plan, progress: Progress) -> Result<Outcome, Failure> {
     for lane in lanes.iter() {
         outcome.add(&lane.lock());
     }
+    outcome.gaps_allowed = plan.gaps_allowed;
     let nobody = (outcome.counts.connected == 0).then(|| {
         let counts = &outcome.counts;
         format!("nobody connected to {}: {} of {} were refused", plan.target, counts.refused, counts.attempted)
     });
-    for text in [nobody, board.first_failure(), outcome.first_mismatch.clone()].into_iter().flatten() {
+    let gap = outcome.first_gap.clone().filter(|_| !outcome.gaps_allowed);
+    for text in [nobody, board.first_failure(), outcome.first_mismatch.clone(), gap].into_iter().flatten() {
         say_on_stderr(format!("tidegate: {text}\n"));
     }
     Ok(outcome)

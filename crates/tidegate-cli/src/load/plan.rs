@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tidegate::Limits;
 
-use super::arguments::{Expect, LoadOptions};
+use super::arguments::{Expect, Gaps, LoadOptions};
 use super::sources::Sources;
+use super::throttle::ReadRate;
+use super::ticks::{MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
 
 /// The size of a message unless the user says otherwise, in bytes.
 const MESSAGE_BYTES_DEFAULT: usize = 64;
@@ -23,6 +26,10 @@ const PAGE_BYTES: usize = 4096;
 
 /// What the framework charges for a message that waits, and what is remembered of one that is unanswered, in bytes.
 const MESSAGE_OVERHEAD_BYTES: usize = 192 + 8;
+
+/// The sizes of the receive buffer of a socket that is read slowly, the smallest that the framework takes and its default: between
+/// them, what is read in a second. With more, the peer would see long stops instead of a slow reader.
+const SLOW_SOCKET_BYTES: RangeInclusive<u64> = 4 << 10..=128 << 10;
 
 /// Messages that are due together are sent together, up to this many bytes: what one send hands to the system.
 const BATCH_BYTES: usize = 64 << 10;
@@ -50,6 +57,11 @@ pub(super) struct Plan {
     pub connects_per_second: NonZeroU32,
     pub sources: Sources,
     pub verify: bool,
+    /// Of each connection of the block.
+    pub read_rate: ReadRate,
+    /// How long the messages of a ticker have to be; `None`: as long as the first.
+    pub ticker_message_bytes: Option<usize>,
+    pub gaps_allowed: bool,
 }
 
 impl Plan {
@@ -70,19 +82,36 @@ impl Plan {
         if options.address.port() == 0 {
             return Err(format!("{}: nobody listens on port 0", options.address));
         }
-        if expect == Expect::Chargen {
+        if expect != Expect::Echo {
             let senders = [
                 ("--rate", options.rate.is_some()),
-                ("--size", options.size.is_some()),
+                ("--size", options.size.is_some() && expect == Expect::Chargen),
                 ("--depth", options.depth.is_some()),
             ];
             if let Some((name, _)) = senders.into_iter().find(|&(_, given)| given) {
                 return Err(format!(
-                    "{name} is about messages that are sent, but to a chargen server nothing is sent: leave it out, or \
-                     --expect echo"
+                    "{name} is about messages that are sent, but to a {} server nothing is sent: leave it out, or \
+                     --expect echo",
+                    expect.name()
                 ));
             }
         }
+        if options.gaps.is_some() && expect != Expect::Ticker {
+            return Err(format!("--gaps is about a ticker: with a {} server nothing may be missing", expect.name()));
+        }
+        let ticker_message_bytes = options.size.map(|size| size.bytes).filter(|_| expect == Expect::Ticker);
+        if let Some(bytes) = ticker_message_bytes
+            && !(MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX).contains(&bytes)
+        {
+            return Err(format!(
+                "--size {bytes}: a message of a ticker has from {MESSAGE_BYTES_MIN} to {MESSAGE_BYTES_MAX} bytes"
+            ));
+        }
+        let read_rate = match options.read_rate.map(|rate| NonZeroU64::new(rate.bytes as u64)) {
+            None => ReadRate::Free,
+            Some(None) => ReadRate::Never,
+            Some(Some(rate)) => ReadRate::AtMost(rate),
+        };
         let message_bytes = options.size.map_or(MESSAGE_BYTES_DEFAULT, |size| size.bytes);
         let message_bytes = NonZeroUsize::new(message_bytes).ok_or("--size 0: a message has at least 1 byte")?;
         let depth = NonZeroU32::new(options.depth.unwrap_or(1))
@@ -130,6 +159,9 @@ impl Plan {
             connects_per_second,
             sources,
             verify,
+            read_rate,
+            ticker_message_bytes,
+            gaps_allowed: options.gaps == Some(Gaps::Allowed),
         })
     }
 
@@ -149,19 +181,27 @@ impl Plan {
     pub(super) fn limits(&self) -> Limits {
         let limits = Limits::default();
         let depth = self.depth.get();
-        let unanswered_bytes = self.message_bytes.get() * depth as usize;
+        let unanswered_bytes = if self.expect == Expect::Echo { self.message_bytes.get() * depth as usize } else { 0 };
         // While a queue is above its high mark nothing is read, and a server that stops reading until it is read from would wait
         // for ever: so no queue may get there.
         let high_mark_bytes = limits.high_mark_bytes.max(unanswered_bytes);
         let reply_bytes = limits.reply_bytes.max(limits.receive_buffer_bytes as usize);
-        // No larger than what can come at once.
-        let receive_buffer_bytes = match self.expect {
-            Expect::Echo => (unanswered_bytes.next_multiple_of(PAGE_BYTES) as u32).min(limits.receive_buffer_bytes),
-            Expect::Chargen => limits.receive_buffer_bytes,
+        // No larger than what can come at once, or is to be read in one go.
+        let (receive_buffer_bytes, socket_receive_buffer_bytes) = match (self.read_rate, self.expect) {
+            (ReadRate::AtMost(rate), _) => {
+                let bytes = rate.get().clamp(*SLOW_SOCKET_BYTES.start(), *SLOW_SOCKET_BYTES.end());
+                (PAGE_BYTES as u32, Some(bytes as u32))
+            }
+            (_, Expect::Echo) => {
+                let bytes = (unanswered_bytes.next_multiple_of(PAGE_BYTES) as u32).min(limits.receive_buffer_bytes);
+                (bytes, limits.socket_receive_buffer_bytes)
+            }
+            (_, Expect::Chargen | Expect::Ticker) => (limits.receive_buffer_bytes, limits.socket_receive_buffer_bytes),
         };
         Limits {
             max_connections: self.all_connections(),
             receive_buffer_bytes,
+            socket_receive_buffer_bytes,
             high_mark_bytes,
             send_queue_bytes: high_mark_bytes + reply_bytes,
             // The mark of messages is at three quarters.
@@ -222,8 +262,32 @@ mod tests {
         refused("--expect chargen -r 1M", &["--rate", "chargen"]);
         refused("--expect chargen -s 64", &["--size", "chargen"]);
         refused("--expect chargen -p 1", &["--depth", "chargen"]);
+        refused("--expect ticker -p 1", &["--depth", "ticker"]);
+        refused("--expect ticker -r 1M", &["--rate", "ticker"]);
+        refused("--expect ticker -s 23", &["23", "24", "16777216"]);
+        refused("--gaps allowed", &["--gaps", "echo"]);
         refused("-c 30000 --sources 1", &["30000", "28232"]);
         refused("-c 4294967295 --silent 1", &["4294967296"]);
+    }
+
+    #[test]
+    fn who_reads_slowly_has_small_buffers_and_a_ticker_as_large_ones_as_there_are() {
+        let buffers = |arguments| {
+            let limits = plan(arguments).expect(arguments).limits();
+            assert_eq!(limits.check(), Ok(()), "{arguments}");
+            (limits.receive_buffer_bytes, limits.socket_receive_buffer_bytes)
+        };
+        let usual = Limits::default();
+        assert_eq!(buffers("--expect ticker --read-rate 1K"), (4 << 10, Some(4 << 10)));
+        assert_eq!(buffers("--expect ticker --read-rate 16K"), (4 << 10, Some(16 << 10)));
+        assert_eq!(buffers("--expect ticker --read-rate 1G"), (4 << 10, Some(128 << 10)));
+        for arguments in ["--expect ticker", "--expect ticker --read-rate 0 -s 16M", "--expect chargen"] {
+            assert_eq!(
+                buffers(arguments),
+                (usual.receive_buffer_bytes, usual.socket_receive_buffer_bytes),
+                "{arguments}"
+            );
+        }
     }
 
     #[test]
@@ -233,9 +297,15 @@ mod tests {
 
     #[test]
     fn the_limits_fit_together_and_hold_all_that_may_be_unanswered() {
-        for arguments in
-            ["", "-s 16M", "-s 1 -p 65536", "-s 64K -p 256 --verify", "-c 40000 --silent 3", "-s 1000 -p 7"]
-        {
+        for arguments in [
+            "",
+            "-s 16M",
+            "-s 1 -p 65536",
+            "-s 64K -p 256 --verify",
+            "-c 40000 --silent 3",
+            "-s 1000 -p 7",
+            "--read-rate 1",
+        ] {
             let plan = plan(arguments).expect(arguments);
             let limits = plan.limits();
             assert_eq!(limits.check(), Ok(()), "{arguments}");

@@ -19,12 +19,19 @@ pub(super) struct Outcome {
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub mismatches: u64,
+    /// Places at which numbers of a ticker are missing, and how many are.
+    pub gaps: u64,
+    pub missed: u64,
+    /// Gaps are no failure.
+    pub gaps_allowed: bool,
     /// From the start to the end of the load, or to the last answer if that came later.
     pub measured: Duration,
     /// In nanoseconds.
     pub latencies: Histogram<u64>,
     /// Where the first wrong byte was.
     pub first_mismatch: Option<String>,
+    /// Where the first gap was.
+    pub first_gap: Option<String>,
 }
 
 impl Outcome {
@@ -36,9 +43,13 @@ impl Outcome {
             bytes_sent: 0,
             bytes_received: 0,
             mismatches: 0,
+            gaps: 0,
+            missed: 0,
+            gaps_allowed: false,
             measured,
             latencies: latencies(),
             first_mismatch: None,
+            first_gap: None,
         }
     }
 
@@ -48,16 +59,22 @@ impl Outcome {
         self.bytes_sent += ledger.bytes_sent;
         self.bytes_received += ledger.bytes_received;
         self.mismatches += ledger.mismatches;
+        self.gaps += ledger.gaps;
+        self.missed = self.missed.saturating_add(ledger.missed);
         self.measured = self.measured.max(ledger.answered_for());
         self.latencies.add(&ledger.latencies).expect("all have the same bounds");
         if self.first_mismatch.is_none() {
             self.first_mismatch.clone_from(&ledger.first_mismatch);
         }
+        if self.first_gap.is_none() {
+            self.first_gap.clone_from(&ledger.first_gap);
+        }
     }
 
-    /// Whether all went well: somebody connected, nothing failed, and every byte was right.
+    /// Whether all went well: somebody connected, nothing failed, every byte was right, and no message missing that may not be.
     pub(super) fn is_well(&self) -> bool {
-        self.counts.connected > 0 && self.counts.failed() == 0 && self.mismatches == 0
+        let complete = self.gaps == 0 || self.gaps_allowed;
+        self.counts.connected > 0 && self.counts.failed() == 0 && self.mismatches == 0 && complete
     }
 
     fn messages_per_second(&self) -> f64 {
@@ -90,6 +107,8 @@ impl Outcome {
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
             "mismatches": self.mismatches,
+            "gaps": self.gaps,
+            "missed": self.missed,
             "seconds": self.measured.as_secs_f64(),
             "messages_per_second": rounded(self.messages_per_second()),
             "latency_us": latencies,
@@ -110,6 +129,7 @@ impl Outcome {
         row("", grouped(counts.closed_early), "closed early by the server");
         row("messages", grouped(self.messages), "");
         row("", grouped(self.mismatches), "mismatches");
+        row("", grouped(self.missed), &format!("missed, in {} gaps", grouped(self.gaps)));
         row("bytes", grouped(self.bytes_sent), "sent");
         row("", grouped(self.bytes_received), "received");
         row("time", format!("{:.3}", self.measured.as_secs_f64()), "s");
@@ -173,6 +193,8 @@ mod tests {
             ("bytes_sent", 64_000),
             ("bytes_received", 64_000),
             ("mismatches", 0),
+            ("gaps", 0),
+            ("missed", 0),
         ] {
             assert_eq!(value[name], expected, "{name}");
         }
@@ -207,6 +229,8 @@ mod tests {
         let verdict = |counts, mismatches| Outcome { mismatches, ..Outcome::new(counts, Duration::ZERO) }.is_well();
         assert!(verdict(well, 0), "refused and closed early are only counted");
         assert!(!verdict(well, 1));
+        let gap = |gaps_allowed| Outcome { gaps: 1, gaps_allowed, ..Outcome::new(well, Duration::ZERO) }.is_well();
+        assert!(gap(true) && !gap(false));
         assert!(!verdict(Counts { unconnected: 1, ..well }, 0));
         assert!(!verdict(Counts { broken: 1, ..well }, 0));
         assert!(!verdict(Counts { attempted: 1, refused: 1, ..Counts::default() }, 0), "nobody connected");
