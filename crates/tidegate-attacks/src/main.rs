@@ -16,6 +16,7 @@ mod pattern;
 mod prove;
 mod server;
 mod stage;
+mod subscribers;
 mod table;
 mod verdict;
 
@@ -34,8 +35,11 @@ const LOG_LINES: usize = 12;
 
 /// Attack a real Tidegate server beside healthy clients, and judge whether its limits held.
 #[derive(Parser, Debug)]
-#[command(name = "tidegate-attacks", version, about, long_about = None)]
+#[command(name = "tidegate-attacks", version, about, long_about = None, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    scene: Option<Scene>,
+
     /// Seconds and hundreds of connections for each attack, instead of tens of seconds and thousands
     #[arg(long)]
     short: bool,
@@ -57,6 +61,12 @@ struct Arguments {
     prove: bool,
 }
 
+/// Something else than an attack.
+#[derive(clap::Subcommand, Debug)]
+enum Scene {
+    Subscribers(subscribers::Subscribers),
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments) {
@@ -72,6 +82,10 @@ fn main() -> ExitCode {
 /// Says whether all is well.
 fn run(arguments: &Arguments) -> Result<bool, String> {
     let program = server::program()?;
+    if let Some(Scene::Subscribers(plan)) = &arguments.scene {
+        raise_descriptors();
+        return subscribers::run(plan, &program);
+    }
     let setting = Setting {
         program: &program,
         scale: if arguments.short || arguments.prove { Scale::Short } else { Scale::Full },
