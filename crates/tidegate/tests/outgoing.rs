@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tidegate::sim::{Client as Driver, Next, Peer, Simulation, Violation};
 use tidegate::{
-    Buffer, Client, ConnectError, ConnectRefusal, Connected, Connection, Connector, Handler, Limits, Listener, Report,
-    Server, Target,
+    Buffer, Client, ConnectError, ConnectRefusal, Connected, Connection, Connector, Handler, Limits, Listener,
+    RefusedBecause, Report, Server, Target, WhenFull,
 };
 
 /// Enough worlds for every outcome, few enough for every test run.
@@ -153,7 +153,16 @@ struct Outcome {
 
 const ASKED: u64 = 40;
 
-fn run(seed: u64, mut simulation: Simulation, patient: bool) -> Result<Outcome, Violation> {
+fn run(seed: u64, simulation: Simulation, patient: bool) -> Result<Outcome, Violation> {
+    run_when_full(WhenFull::Wait, seed, simulation, patient)
+}
+
+fn run_when_full(
+    when_full: WhenFull,
+    seed: u64,
+    mut simulation: Simulation,
+    patient: bool,
+) -> Result<Outcome, Violation> {
     let outcomes = Arc::new(Outcomes { by_tag: Mutex::new(vec![0; ASKED as usize]), ..Outcomes::default() });
     let (made, failed) = (Arc::clone(&outcomes), Arc::clone(&outcomes));
     let connect_timeout = Duration::from_millis(1 + simulation.random_below(60));
@@ -163,7 +172,7 @@ fn run(seed: u64, mut simulation: Simulation, patient: bool) -> Result<Outcome, 
     });
     // From where most connects find no place to where all do.
     let max_connections = 6 + simulation.random_below(60) as u32;
-    let limits = Limits { max_connections, connects_waiting: 5, ..Limits::default() };
+    let limits = Limits { max_connections, when_full, connects_waiting: 5, ..Limits::default() };
     let address: SocketAddr = SocketAddr::from(([10, 0, 0, 1], 7007));
     let builder = Server::builder().limits(limits).threads(NonZeroUsize::new(2).expect("not zero"));
     let (builder, connector) =
@@ -234,6 +243,35 @@ fn in_dozens_of_hostile_worlds_every_connect_has_exactly_one_outcome() {
     }
     assert!(failures.iter().all(|&count| count > 0), "timed out, refused, limit reached, draining: {failures:?}");
     assert!(answered > 0 && answered < connected, "{answered} of {connected} were answered");
+}
+
+/// A server that turns itself away at its own limit: who is turned away has been connected, and ends without an answer.
+#[test]
+fn where_who_comes_too_many_is_turned_away_every_connect_has_exactly_one_outcome_too() {
+    let (mut turned_away, mut at_the_limit, mut answered) = (0, 0, 0);
+    for seed in 0..SEEDS {
+        let simulation = if seed % 2 == 0 { Simulation::new(seed) } else { Simulation::hostile(seed) };
+        let outcome = match run_when_full(WhenFull::Refuse, seed, simulation, seed % 4 != 0) {
+            Ok(outcome) => outcome,
+            Err(violation) => panic!("{violation}"),
+        };
+        let outcomes = &outcome.outcomes;
+        let by_tag = outcomes.by_tag.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(by_tag.iter().all(|&count| count == 1), "seed {seed}: {by_tag:?}");
+        let told: usize = outcomes.failures().iter().sum();
+        assert_eq!(outcome.report.connects_failed(), told as u64, "seed {seed}");
+        assert_eq!(outcome.report.connected(), ASKED - told as u64, "seed {seed}");
+        let answers = outcomes.answered.load(Ordering::Relaxed) as u64;
+        let refused = outcome.report.refused(RefusedBecause::Full);
+        let accepted = outcome.report.connections() - outcome.report.connected();
+        assert!(answers <= accepted, "seed {seed}: {answers} answers of {accepted} connections");
+        assert!(accepted + refused <= ASKED, "seed {seed}: {accepted} accepted, {refused} turned away");
+        turned_away += refused;
+        at_the_limit += outcomes.failures()[2];
+        answered += answers;
+    }
+    let all = (turned_away, at_the_limit, answered);
+    assert!(all.0 > 0 && all.1 > 0 && all.2 > 0, "turned away, at the limit, answered: {all:?}");
 }
 
 #[test]

@@ -81,8 +81,8 @@ pub(crate) struct Acceptor<S> {
     /// Connections that found the way to their thread full.
     held: Held<S>,
     config: Accepting,
-    /// The most credit of one listener. Where outgoing connections need places too, credit takes an eighth of them at most, or one
-    /// for each listener.
+    /// The most credit of one listener. Where others need places too, outgoing connections or another listener, credit takes an eighth of
+    /// them at most, or one for each listener: what an idle listener holds is lost for a busy one.
     credit_max: u32,
     per_address: Option<PerAddress>,
     bucket: Option<TokenBucket>,
@@ -142,7 +142,8 @@ impl<S> Acceptor<S> {
     ) -> Self {
         let open_listeners = listeners.len();
         let share = config.connections_max / 8 / open_listeners.max(1) as u32;
-        let credit_max = if has_clients { CREDIT_MAX.min(share).max(1) } else { CREDIT_MAX };
+        let is_shared = has_clients || open_listeners > 1;
+        let credit_max = if is_shared { CREDIT_MAX.min(share).max(1) } else { CREDIT_MAX };
         Self {
             shared,
             listeners: listeners.into_iter().map(|id| Listening { id, credit: 0 }).collect(),

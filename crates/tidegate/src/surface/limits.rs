@@ -21,7 +21,8 @@ use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once, over all listeners, clients and I/O threads; from accept, or from when an I/O thread begins to connect, until
-    /// release, lingering included. At the limit [`when_full`](Self::when_full) decides about what arrives. A connect fails. Default: 10,000.
+    /// release, lingering included. At the limit [`when_full`](Self::when_full) decides about what arrives. A connect fails. Where connections
+    /// wait, each listener needs one, which it keeps for itself. Default: 10,000.
     pub max_connections: u32,
     /// What becomes of a connection that arrives at the limit. Default: it waits in the backlog.
     pub when_full: WhenFull,
@@ -169,6 +170,13 @@ impl LimitsError {
             "max_connections is {connections}: each of {listeners} listeners keeps a place for itself, so outgoing connections need \
              at least {} in all",
             listeners + 1
+        ))
+    }
+
+    pub(crate) fn no_place_for_listeners(connections: u32, listeners: usize) -> Self {
+        Self(format!(
+            "max_connections is {connections}: each of {listeners} listeners keeps a place for itself, so that it is served, and needs \
+             one; at least {listeners} in all, or refuse who comes too many (when_full)"
         ))
     }
 

@@ -11,7 +11,7 @@ use crossbeam_queue::ArrayQueue;
 use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
     Accepted, Arrival, CONNECTING_BYTES, Connected, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, Outgoing,
-    Phase, ServerShared, Setup, Tally, ThreadShared,
+    Phase, ServerShared, Setup, Tally, ThreadShared, WhenFull,
 };
 use crate::memory::SendReserve;
 use crate::surface::engines::Engines;
@@ -216,6 +216,9 @@ impl ServerBuilder {
         let listeners = self.listeners.len();
         if !self.clients.is_empty() && limits.max_connections as usize <= listeners {
             return Err(LimitsError::no_place_for_clients(limits.max_connections, listeners));
+        }
+        if limits.when_full == WhenFull::Wait && (limits.max_connections as usize) < listeners {
+            return Err(LimitsError::no_place_for_listeners(limits.max_connections, listeners));
         }
         for described in &self.listeners {
             let (bytes, most) = (described.listener.answer().len(), Listener::BUSY_ANSWER_BYTES_MAX);

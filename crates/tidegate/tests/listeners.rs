@@ -1,0 +1,121 @@
+//! Several listeners that share few places, in simulated worlds: what one doesn't need is another's.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tidegate::sim::{Client, Next, Peer, Simulation};
+use tidegate::{
+    BindError, Buffer, Connection, Handler, Limits, Listener, RefusedBecause, Report, Server, Time, WhenFull,
+};
+
+const LISTENERS: u8 = 3;
+
+/// Much longer than anything takes here.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends back what comes.
+struct Echo;
+
+impl Handler for Echo {
+    type Message = Infallible;
+
+    fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {
+        connection.send(data).expect("an echo is never refused");
+    }
+}
+
+/// Asks, and leaves when so many have their answers.
+struct Asks {
+    answered: Arc<AtomicU32>,
+    together: u32,
+    asked: bool,
+    is_answered: bool,
+}
+
+impl Client for Asks {
+    fn turn(&mut self, peer: &mut Peer) -> Next {
+        if !self.asked && peer.write(b"?").is_ok() {
+            self.asked = true;
+        }
+        match peer.read(&mut [0; 8]) {
+            Ok(1..) if !self.is_answered => {
+                self.is_answered = true;
+                self.answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            // Turned away.
+            _ => return Next::Close,
+        }
+        if self.is_answered && self.answered.load(Ordering::Relaxed) >= self.together {
+            return Next::Close;
+        }
+        if peer.now() > Time::ZERO + PATIENCE {
+            return Next::Failed(format!(
+                "answered: {}, and {} in all",
+                self.is_answered,
+                self.answered.load(Ordering::Relaxed)
+            ));
+        }
+        peer.wake_after(Duration::from_millis(1));
+        Next::Wait
+    }
+}
+
+fn server(limits: Limits) -> tidegate::ServerBuilder {
+    (1..=LISTENERS).fold(Server::builder().limits(limits), |builder, number| {
+        builder.listen(Listener::tcp(SocketAddr::from(([10, 0, 0, number], 7007))), |_| Echo)
+    })
+}
+
+/// Lets `clients` come to the last listener; each stays until `together` have their answers. Returns how many had.
+fn only_the_last_is_busy(seed: u64, limits: Limits, clients: u32, together: u32) -> (Report, u32) {
+    let mut simulation = Simulation::new(seed);
+    let address = *simulation.serve(server(limits)).expect("sound limits").last().expect("there are listeners");
+    let answered = Arc::new(AtomicU32::new(0));
+    for _ in 0..clients {
+        let after = Duration::from_micros(simulation.random_below(50_000));
+        let asks = Asks { answered: Arc::clone(&answered), together, asked: false, is_answered: false };
+        simulation.client(address, after, asks);
+    }
+    let report = simulation.run().unwrap_or_else(|violation| panic!("{violation}"));
+    (report, answered.load(Ordering::Relaxed))
+}
+
+/// Idle listeners once kept all places but one ready for themselves.
+#[test]
+fn a_busy_listener_gets_the_places_that_idle_ones_do_not_use() {
+    for seed in 0..10 {
+        let limits = Limits { max_connections: 64, ..Limits::default() };
+        // An eighth of the places is kept ready at most.
+        assert_eq!(only_the_last_is_busy(seed, limits, 80, 56).1, 80, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_listener_has_a_place_of_its_own_when_there_are_no_more_places_than_listeners() {
+    for seed in 0..10 {
+        let limits = Limits { max_connections: LISTENERS.into(), ..Limits::default() };
+        assert_eq!(only_the_last_is_busy(seed, limits, 20, 1).1, 20, "seed {seed}");
+    }
+}
+
+#[test]
+fn fewer_places_than_listeners_are_refused_unless_who_comes_too_many_is_turned_away() {
+    let limits = Limits { max_connections: 2, ..Limits::default() };
+    match Simulation::new(0).serve(server(limits.clone())) {
+        Err(BindError::Limits(error)) => {
+            let text = error.to_string();
+            assert!(text.contains("max_connections is 2") && text.contains("3 listeners"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    for seed in 0..10 {
+        let limits = Limits { when_full: WhenFull::Refuse, ..limits.clone() };
+        let (report, answered) = only_the_last_is_busy(seed, limits, 20, 1);
+        assert!(answered >= 2, "seed {seed}");
+        assert_eq!(u64::from(answered) + report.refused(RefusedBecause::Full), 20, "seed {seed}");
+    }
+}
