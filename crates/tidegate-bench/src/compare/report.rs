@@ -13,8 +13,10 @@ const LIMITS: [&str; 2] = ["bare", "bare-epoll"];
 pub fn print_table(scenario: &Scenario, result: &ScenarioResult) {
     let first = result.servers.first().map_or("", |server| &server.name);
     println!("\n### ({}) {}\n", scenario.name, scenario.title);
-    let limits: Vec<&str> =
-        LIMITS.into_iter().filter(|limit| result.servers.iter().any(|server| server.name == *limit)).collect();
+    let limits: Vec<&str> = LIMITS
+        .into_iter()
+        .filter(|limit| *limit != first && result.servers.iter().any(|server| server.name == *limit))
+        .collect();
     let to_limits: String = limits.iter().map(|limit| format!(" | ratio to {limit} (p10-p90)")).collect();
     println!(
         "| server | slices kept | k req/s (p10-p90) | k req per server CPU-s (p10-p90) \
