@@ -111,7 +111,9 @@ mod surface;
 mod sync;
 mod time;
 
-pub use connection::{CloseReason, MinProgress, Refusal, Refused, Sent};
+pub use connection::{
+    Ask, CloseReason, Decision, FlowControl, FlowError, MinProgress, Overflow, QueueState, Refusal, Refused, Sent,
+};
 pub use memory::{Buffer, Payload, share_one_heap};
 pub use surface::*;
 pub use time::Time;
