@@ -6,7 +6,7 @@
 pub(super) enum Mark {
     /// The handler asked for a pause.
     PausedByHandler,
-    /// The queue passed its high mark and has not come down to the low one.
+    /// ... so has what is queued: over its mark, and nothing is dropped.
     QueueHigh,
     /// Waits in line for send memory.
     WaitsForMemory,
@@ -50,6 +50,12 @@ pub(super) enum Mark {
     ShortageBegins,
     /// The handler doesn't care about sends that have ended.
     SendsUntold,
+    /// The queue passed its high mark and has not come down to the low one.
+    OverMark,
+    /// A message was refused because the queue was full, and the handler was not told since that there is room.
+    Refusing,
+    /// The timer looks at how long these two last.
+    QueueWatched,
 }
 
 /// A set of facts.

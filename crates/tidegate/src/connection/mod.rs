@@ -13,6 +13,8 @@ mod overflow;
 mod pace;
 mod reason;
 mod refusal;
+mod rules;
+mod strain;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod turns;
@@ -24,4 +26,5 @@ pub(crate) use messages::{MESSAGE_OVERHEAD_BYTES, Pools};
 pub use overflow::{Ask, Decision, FlowControl, FlowError, Overflow, QueueState};
 pub use reason::CloseReason;
 pub use refusal::{Refusal, Refused, Sent};
+pub(crate) use rules::{Flows, OverflowTally};
 pub(crate) use turns::SendTurns;

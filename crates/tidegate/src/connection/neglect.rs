@@ -21,9 +21,9 @@ impl Machine {
         if self.life != Life::Open {
             return None;
         }
-        let (bytes, messages) = (self.queued_bytes(), self.queue.count);
-        let is_low = bytes <= pools.flow.low_mark_bytes && messages <= pools.flow.low_mark_messages();
-        if is_low && self.marks.has(Mark::QueueHigh) {
+        let (bytes, messages, rules) = (self.queued_bytes(), self.queue_messages, pools.flows.rules(self.flow));
+        let is_low = bytes <= rules.low_mark_bytes && messages <= rules.low_mark_messages;
+        if is_low && self.marks.has_any(Marks::of(&[Mark::QueueHigh, Mark::OverMark])) {
             return Some("counts as above its high mark with a queue that is down to its low mark");
         }
         let may_be_told = self.owes_writable() && self.may_be_told() && !self.marks.has(Mark::WaitsForMemory);
@@ -32,7 +32,7 @@ impl Machine {
                 "is owed on_writable, and has a queue that is down to its low mark and room for what was refused",
             );
         }
-        let may_read = !self.marks.has_any(HELD) && is_low;
+        let may_read = !self.marks.has_any(HELD) && (is_low || rules.reads_on);
         if may_read && self.inbox.is_empty() && !self.marks.has_any(Marks::of(&[Mark::Receiving, Mark::PeerFinished])) {
             return Some("is not read, and neither its handler nor its queue nor memory is in the way");
         }

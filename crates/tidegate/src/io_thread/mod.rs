@@ -32,7 +32,7 @@ use self::per_address::Ticket;
 use self::pressure::Pressure;
 use self::shortage::Shortages;
 use self::timers::{TimerKey, TimerWheel};
-use crate::connection::{CloseReason, Delivery, Machine, Pools, Step};
+use crate::connection::{CloseReason, Delivery, FlowControl, Flows, Machine, Pools, Step};
 use crate::engine::{Completion, Engine, ListenerId, SocketId};
 use crate::memory::{Chunked, Line, SendLease, SendReserve};
 use crate::sync::Arc;
@@ -79,8 +79,10 @@ pub(crate) struct Setup<E: Engine> {
     pub shared: Arc<ServerShared>,
     /// The common reserve of send memory.
     pub reserve: Arc<SendReserve>,
-    /// The limits of each connection.
+    /// The limits of each connection, without those of its queue.
     pub flow: crate::connection::Flow,
+    /// The rules of the queues of each listener, and then of each client.
+    pub flows: Vec<FlowControl>,
     /// What the acceptor goes by.
     pub accepting: Accepting,
     /// The most accepted connections that this thread serves at once; others wait in line.
@@ -184,7 +186,7 @@ impl Slot {
 impl Default for Slot {
     fn default() -> Self {
         Self {
-            machine: Machine::new(Time::ZERO),
+            machine: Machine::new(Time::ZERO, 0),
             key: ConnectionKey { slot: 0, generation: 0 },
             table: 0,
             handler: NO_HANDLER,
@@ -260,7 +262,8 @@ impl<E: Engine> IoThread<E> {
             shared: Arc::clone(&setup.shared.threads[setup.number]),
             thread: setup.number,
         };
-        let mut pools = Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow);
+        let flows = Flows::new(&setup.flows, slots);
+        let mut pools = Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow, flows);
         pools.sends.set_most(setup.sends_outstanding);
         Self {
             slots: Chunked::new(slots),
@@ -559,8 +562,8 @@ impl<E: Engine> IoThread<E> {
         self.tally.opened += 1;
         self.context.shared.stats.publish_opened(self.tally.opened);
         self.context.shared.requests.open(key);
-        *self.slots.ensure(socket.index) =
-            Slot { machine: Machine::new(self.context.now), key, table: table as u16, in_use: true, ..Slot::default() };
+        let machine = Machine::new(self.context.now, table as u16);
+        *self.slots.ensure(socket.index) = Slot { machine, key, table: table as u16, in_use: true, ..Slot::default() };
         self.mark_dirty(socket.index);
 
         let table = &mut self.tables[table];

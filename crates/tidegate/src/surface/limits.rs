@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES, MinProgress};
+use crate::connection::{Flow, FlowControl, MESSAGE_OVERHEAD_BYTES, MinProgress, Overflow};
 use crate::engine::SocketOptions;
 use crate::io_thread::{Accepting, REQUEST_BYTES, WhenFull};
-use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
+use crate::memory::{ArenaConfig, PAGE_BYTES};
 
 /// What a server may use: each bound has a name here.
 ///
@@ -72,6 +72,11 @@ pub struct Limits {
     pub high_mark_bytes: usize,
     /// At or below this many queued bytes, it is read from again, and `on_writable` is called. Default: 16 KiB.
     pub low_mark_bytes: usize,
+    /// What becomes of a message for which a send queue has no room. Default: it waits with its producer, for at most 30 s.
+    pub overflow: Overflow,
+    /// How long a connection may stay over its mark, above `high_mark_bytes` and not yet down at `low_mark_bytes`; then it is reset
+    /// ([`SlowConsumer`](crate::CloseReason::SlowConsumer)). Default: `None`, for ever.
+    pub over_mark_limit: Option<Duration>,
     /// The kernel's send buffer of each connection (`SO_SNDBUF`), in bytes. The kernel doubles it for its own overhead and takes at most
     /// `net.core.wmem_max`. Default: 128 KiB; raise it for fast links with long round trips (the bandwidth times the
     /// round trip should fit). `None`: the kernel sizes it, up to the maximum of `net.ipv4.tcp_wmem` (4 MiB by default).
@@ -141,6 +146,8 @@ impl Default for Limits {
             sends_outstanding: u32::MAX,
             high_mark_bytes: 32 << 10,
             low_mark_bytes: 16 << 10,
+            overflow: Overflow::default(),
+            over_mark_limit: None,
             socket_send_buffer_bytes: Some(128 << 10),
             socket_receive_buffer_bytes: Some(128 << 10),
             not_sent_low_water_bytes: Some(32 << 10),
@@ -157,6 +164,13 @@ impl Default for Limits {
             min_send_progress: Some(MinProgress::new(1, Duration::from_secs(60))),
             min_receive_rate: None,
         }
+    }
+}
+
+impl Default for FlowControl {
+    /// That of the default limits.
+    fn default() -> Self {
+        Limits::default().flow_control()
     }
 }
 
@@ -389,13 +403,27 @@ impl Limits {
         }
     }
 
-    pub(crate) fn flow(&self) -> Flow {
-        Flow {
+    /// What a connection may have waiting to be sent, unless its listener or client, or its handler, says otherwise.
+    pub fn flow_control(&self) -> FlowControl {
+        FlowControl {
             window_bytes: self.window_bytes,
             queue_bytes: self.send_queue_bytes,
             queue_messages: self.send_queue_messages,
             high_mark_bytes: self.high_mark_bytes,
             low_mark_bytes: self.low_mark_bytes,
+            overflow: self.overflow.clone(),
+            over_mark_limit: self.over_mark_limit,
+        }
+    }
+
+    /// Checks `flow`, which is for `whom`, beside these limits.
+    pub(super) fn check_flow(&self, flow: &FlowControl, whom: impl fmt::Display) -> Result<(), LimitsError> {
+        flow.check(self.receive_buffer_bytes as usize, self.reply_bytes, "")
+            .map_err(|error| LimitsError(format!("the flow control of {whom}: {error}")))
+    }
+
+    pub(crate) fn flow(&self) -> Flow {
+        Flow {
             floor_bytes: self.send_floor_bytes,
             held_buffers: self.held_buffers,
             reply_bytes: self.reply_bytes,
@@ -477,38 +505,10 @@ impl Limits {
                 "not_sent_low_water_bytes is 0, which means the system's own to the kernel: use None".into(),
             );
         }
-        if self.window_bytes == 0 {
-            return refuse("window_bytes is 0: nothing could be sent".into());
-        }
-        if self.send_queue_messages == 0 {
-            return refuse("send_queue_messages is 0: nothing could be sent".into());
-        }
         if self.sends_outstanding == 0 {
             return refuse("sends_outstanding is 0: nothing could be sent".into());
         }
-        if u32::try_from(self.send_queue_bytes).is_err() {
-            return refuse(format!("send_queue_bytes is {}: it must be at most {}", self.send_queue_bytes, u32::MAX));
-        }
-        if self.high_mark_bytes + buffer > self.send_queue_bytes {
-            return refuse(format!(
-                "high_mark_bytes is {} and a receive buffer has {buffer}: together they must not exceed send_queue_bytes, {}, so that a \
-                 reply always fits",
-                self.high_mark_bytes, self.send_queue_bytes
-            ));
-        }
-        if self.high_mark_bytes + self.reply_bytes > self.send_queue_bytes {
-            return refuse(format!(
-                "high_mark_bytes is {} and reply_bytes {}: together they must not exceed send_queue_bytes, {}, so that a reply \
-                 always fits",
-                self.high_mark_bytes, self.reply_bytes, self.send_queue_bytes
-            ));
-        }
-        if self.low_mark_bytes > self.high_mark_bytes {
-            return refuse(format!(
-                "low_mark_bytes is {}: it must not exceed high_mark_bytes, {}",
-                self.low_mark_bytes, self.high_mark_bytes
-            ));
-        }
+        self.flow_control().check(buffer, self.reply_bytes, "send_").map_err(|error| LimitsError(error.to_string()))?;
         let reply = self.reply_bytes + MESSAGE_OVERHEAD_BYTES;
         if self.send_floor_bytes < reply && self.send_memory_bytes < reply {
             return refuse(format!(
@@ -529,13 +529,6 @@ impl Limits {
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return refuse(format!("{name} is 0: no connection could be served (None waits for ever)"));
             }
-        }
-        if self.window_bytes < Gather::SLICE_BYTES / 16 {
-            return refuse(format!(
-                "window_bytes is {}: below {} every send is a small one",
-                self.window_bytes,
-                Gather::SLICE_BYTES / 16
-            ));
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 
+use crate::connection::FlowControl;
 use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
     Accepted, Arrival, CONNECTING_BYTES, Connected, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, Outgoing,
@@ -86,6 +87,7 @@ struct Described {
 /// A kind of outgoing connections with their handlers.
 struct DescribedClient {
     outgoing: Outgoing,
+    flow: Option<FlowControl>,
     table: TableMaker,
     handler_bytes: usize,
 }
@@ -157,7 +159,8 @@ impl ServerBuilder {
             Arrival::Accepted(_) => unreachable!("an accepted connection in the table of a client"),
         });
         let connector = Connector::new(self.clients.len(), std::sync::Arc::clone(&self.for_connectors));
-        self.clients.push(DescribedClient { outgoing: client.outgoing(), table, handler_bytes });
+        let (outgoing, flow) = (client.outgoing(), client.flow_control().cloned());
+        self.clients.push(DescribedClient { outgoing, flow, table, handler_bytes });
         (self, connector)
     }
 
@@ -225,8 +228,24 @@ impl ServerBuilder {
             if bytes > most {
                 return Err(LimitsError::busy_answer(described.listener.address(), bytes, most));
             }
+            if let Some(flow) = described.listener.flow_control() {
+                limits.check_flow(flow, format_args!("the listener at {}", described.listener.address()))?;
+            }
+        }
+        for (number, described) in self.clients.iter().enumerate() {
+            if let Some(flow) = &described.flow {
+                limits.check_flow(flow, format_args!("client {number}"))?;
+            }
         }
         Ok(limits)
+    }
+
+    /// The rules of the queues of each table: of the listeners, then of the clients.
+    pub(super) fn flows(&self, limits: &Limits) -> Vec<FlowControl> {
+        let listeners = self.listeners.iter().map(|described| described.listener.flow_control());
+        let clients = self.clients.iter().map(|described| described.flow.as_ref());
+        let of_limits = limits.flow_control();
+        listeners.chain(clients).map(|own| own.unwrap_or(&of_limits).clone()).collect()
     }
 
     /// What each listener tells those that it turns away.
@@ -414,7 +433,7 @@ impl Running {
         let mut failure = None;
         for (number, engine) in engines.into_iter().enumerate() {
             let listeners = sockets.take();
-            let (makers, clients) = (builder.table_makers(), builder.outgoing());
+            let (makers, clients, flows) = (builder.table_makers(), builder.outgoing(), builder.flows(&builder.limits));
             let (limits, addresses, handovers) = (builder.limits.clone(), addresses.clone(), handovers.clone());
             let (of_thread, reserve) = (Arc::clone(&shared), reserve.clone());
             let accepting = limits.accepting(answers.clone());
@@ -432,6 +451,7 @@ impl Running {
                     shared: of_thread,
                     reserve,
                     flow: limits.flow(),
+                    flows,
                     accepting,
                     active_max: limits.active_share(number, threads_all),
                     sends_outstanding: limits.sends_outstanding_per_thread(threads_all),

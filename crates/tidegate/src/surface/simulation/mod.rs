@@ -182,6 +182,7 @@ impl Simulation {
                 shared: Arc::clone(&shared),
                 reserve: reserve.clone(),
                 flow: limits.flow(),
+                flows: builder.flows(&limits),
                 accepting: limits.accepting(builder.busy_answers()),
                 active_max: limits.active_share(number, threads),
                 sends_outstanding: limits.sends_outstanding_per_thread(threads),
