@@ -70,6 +70,8 @@ pub(crate) enum Timer {
     Handler(u32, u8),
     /// A connect has taken as long as it may.
     Connect(u32),
+    /// The thread looks for who holds up producers.
+    Producers,
     /// The acceptor tries again.
     AcceptAgain,
     /// Half of the grace period of draining is over.

@@ -11,6 +11,7 @@ mod debts;
 mod handlers;
 mod per_address;
 mod pressure;
+mod producers;
 mod shared;
 mod shortage;
 mod stats;
@@ -30,6 +31,7 @@ use self::debts::Debts;
 use self::handlers::apply_request;
 use self::per_address::Ticket;
 use self::pressure::Pressure;
+use self::producers::Producers;
 use self::shortage::Shortages;
 use self::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Delivery, FlowControl, Flows, Machine, Pools, Step};
@@ -44,6 +46,7 @@ pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, O
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
 pub use self::handlers::Accepted;
 pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
+pub use self::producers::{HeldUp, OverflowStats};
 pub(crate) use self::shared::{
     ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared, ThreadShared,
 };
@@ -108,6 +111,9 @@ pub(crate) struct Tally {
     pub bytes_received: u64,
     /// Bytes that the system has taken.
     pub bytes_sent: u64,
+    /// Messages that policies of send queues have dropped, and their bytes.
+    pub dropped_messages: u64,
+    pub dropped_bytes: u64,
     /// Connections by the number of their close reason.
     pub closed: [u64; CloseReason::COUNT],
     /// Connections that were turned away, by the number of the reason.
@@ -229,6 +235,8 @@ pub(crate) struct IoThread<E: Engine> {
     pressure: Pressure,
     /// For whoever checks.
     debts: Debts,
+    /// What is known of connections that hold up their producers.
+    producers: Producers,
     /// Connections that wait for their turn to send, first come first served.
     send_line: Line<ConnectionKey>,
     /// Connections that found the system out of memory.
@@ -286,6 +294,7 @@ impl<E: Engine> IoThread<E> {
             memory_line: Line::default(),
             pressure: Pressure::default(),
             debts: Debts::default(),
+            producers: Producers::default(),
             send_line: Line::default(),
             shortages: Shortages::default(),
             expired: Vec::new(),
@@ -584,6 +593,9 @@ impl<E: Engine> IoThread<E> {
         debug_assert!(slot.in_use && slot.key.generation == socket.generation);
         let reason = slot.machine.released();
         let (key, handler, table) = (slot.key, slot.take_handler(), slot.table as usize);
+        if reason == CloseReason::SlowConsumer {
+            self.pools.flows.count_slow_consumer(slot.table);
+        }
         slot.in_use = false;
         if slot.listed.is_in(Listed::MEMORY_LINE) {
             let slots = &self.slots;
@@ -704,6 +716,7 @@ impl<E: Engine> IoThread<E> {
                     self.mark_dirty(index);
                 }
                 Timer::Connect(index) => self.connect_timed_out(index),
+                Timer::Producers => self.look_at_producers(),
                 Timer::AcceptAgain => {
                     // The end of this turn does what there is to do.
                     self.accept_timer = None;
@@ -895,6 +908,7 @@ impl<E: Engine> IoThread<E> {
     /// Keeps the common reserve of send memory common, and tells what was counted.
     fn settle(&mut self, busy: usize) {
         self.pools.lease.settle();
+        self.tell_overflows();
         self.context.shared.stats.publish(
             self.tally.bytes_received,
             self.tally.bytes_sent,
@@ -945,6 +959,16 @@ impl<E: Engine> IoThread<E> {
         self.in_line.len()
     }
 
+    /// What is noted of slow connections, and rules that connections have of their own.
+    pub(crate) fn flows_in_use(&self) -> usize {
+        self.pools.flows.in_use()
+    }
+
+    /// The most that any queue of this thread may ever have held, in bytes.
+    pub(crate) fn queue_bytes_limit(&self) -> usize {
+        self.pools.flows.queue_bytes_max()
+    }
+
     /// Arena buffers that are out.
     pub(crate) fn buffers_out(&self) -> u32 {
         self.pools.arena.outstanding()
@@ -954,7 +978,7 @@ impl<E: Engine> IoThread<E> {
     pub(crate) fn stale_timers(&self) -> usize {
         let is_stale = |timer: Timer| match timer {
             Timer::Machine(index) | Timer::Handler(index, _) => !self.slots.get(index).is_some_and(|slot| slot.in_use),
-            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::AcceptAgain => false,
+            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::AcceptAgain | Timer::Producers => false,
             Timer::HalfGrace | Timer::Grace => false,
         };
         self.context.wheel.values().filter(|&timer| is_stale(timer)).count()

@@ -136,14 +136,14 @@ pub(crate) struct ThreadShared {
 }
 
 impl ThreadShared {
-    /// For a thread with `slots` connection slots, where at most `connects` requests for connections wait.
-    pub(crate) fn new(waker: Waker, slots: u32, connects: usize) -> Arc<Self> {
+    /// For a thread with `slots` connection slots and `tables` tables of handlers, where at most `connects` requests for connections wait.
+    pub(crate) fn new(waker: Waker, slots: u32, connects: usize, tables: usize) -> Arc<Self> {
         Arc::new(Self {
             waker,
             requests: CloseRequests::new(slots),
             connections: AtomicU32::new(0),
             connects: ConnectQueue::new(connects),
-            stats: ThreadStats::default(),
+            stats: ThreadStats::new(tables),
         })
     }
 
@@ -461,7 +461,7 @@ mod loom_tests {
     fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
         loom::model(|| {
             let waker = || Waker::new(std::sync::Arc::new(|| {}));
-            let shared = ServerShared::new((0..2).map(|_| ThreadShared::new(waker(), 1, 1)).collect(), 0);
+            let shared = ServerShared::new((0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1)).collect(), 0);
             // One place is the listener's credit already; of two outgoing connections, one may be.
             assert_eq!(shared.take_places(1, 2), 1);
             let live = Arc::new(AtomicU32::new(0));

@@ -29,7 +29,9 @@ pub use self::report::Report;
 pub use self::server::{BindError, Bound, RunError, Server, ServerBuilder, ServerHandle};
 pub use self::stats::Stats;
 pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
-pub use crate::io_thread::{Accepted, ConnectError, ConnectFailed, Connected, RefusedBecause, Target, WhenFull};
+pub use crate::io_thread::{
+    Accepted, ConnectError, ConnectFailed, Connected, HeldUp, OverflowStats, RefusedBecause, Target, WhenFull,
+};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).
 pub mod sim {

@@ -272,8 +272,9 @@ impl ServerBuilder {
     /// What the I/O threads with these wakers share, where the connectors find it.
     pub(super) fn shared(&self, wakers: impl Iterator<Item = Waker>) -> Arc<ServerShared> {
         let (slots, connects) = (self.limits.max_connections, self.limits.connects_waiting);
+        let tables = self.listeners.len() + self.clients.len();
         let shared = ServerShared::new(
-            wakers.map(|waker| ThreadShared::new(waker, slots, connects)).collect(),
+            wakers.map(|waker| ThreadShared::new(waker, slots, connects, tables)).collect(),
             self.limits.tickets(),
         );
         // A builder is bound once.

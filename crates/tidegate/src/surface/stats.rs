@@ -1,7 +1,7 @@
 //! What a server is doing now.
 
 use crate::connection::CloseReason;
-use crate::io_thread::{RefusedBecause, ServerShared, StatsSum};
+use crate::io_thread::{OverflowStats, RefusedBecause, ServerShared, StatsSum};
 
 /// What a server is doing and has done so far, as [`ServerHandle::stats`](crate::ServerHandle::stats) found it. The counters are
 /// published by each I/O thread once a turn of its loop, so those of a busy server are of slightly different moments.
@@ -43,6 +43,22 @@ impl Stats {
     /// Bytes that the system has taken for sending so far.
     pub fn bytes_sent(&self) -> u64 {
         self.sum.bytes_sent
+    }
+
+    /// Messages that the policies of send queues have dropped so far.
+    pub fn dropped_messages(&self) -> u64 {
+        self.overflows().map(|overflows| overflows.dropped_messages).sum()
+    }
+
+    /// Bytes that they would have put on the wire.
+    pub fn dropped_bytes(&self) -> u64 {
+        self.overflows().map(|overflows| overflows.dropped_bytes).sum()
+    }
+
+    /// What the policies of send queues have done so far, and who is slow now: for each listener in the order in which they were
+    /// described, and then for each client.
+    pub fn overflows(&self) -> impl Iterator<Item = &OverflowStats> {
+        self.sum.overflows.iter()
     }
 
     /// Receive buffers that handlers hold, that wait to be sent, are being sent, or are lent. An idle connection has none.

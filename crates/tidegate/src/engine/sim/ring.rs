@@ -375,6 +375,12 @@ impl Ring {
         self.socket(id).and_then(|socket| socket.endpoint).map_or(0, |endpoint| network.unread_bytes(endpoint))
     }
 
+    /// See [`Engine::peer_address`](crate::engine::Engine::peer_address).
+    pub(super) fn peer_address(&self, id: SocketId, network: &Network) -> Option<SocketAddr> {
+        let endpoint = self.socket(id).and_then(|socket| socket.endpoint)?;
+        network.get(endpoint).map(|endpoint| endpoint.remote)
+    }
+
     /// How many operations are in the system, closes included.
     pub(super) fn outstanding(&self) -> u64 {
         let totals = &self.totals;

@@ -93,7 +93,6 @@ struct Served {
     shared: Arc<ServerShared>,
     reserve: Arc<SendReserve>,
     connections_max: u32,
-    queue_bytes_max: usize,
 }
 
 /// A client that has not begun.
@@ -191,12 +190,7 @@ impl Simulation {
             };
             self.threads.push(Some(IoThread::new(setup)));
         }
-        self.server = Some(Served {
-            shared,
-            reserve,
-            connections_max: limits.max_connections,
-            queue_bytes_max: limits.send_queue_bytes,
-        });
+        self.server = Some(Served { shared, reserve, connections_max: limits.max_connections });
         Ok(addresses)
     }
 
@@ -302,6 +296,7 @@ impl Simulation {
             ("connections in line", thread.in_line() as u64),
             ("messages waiting", thread.messages_waiting() as u64),
             ("sends in flight", u64::from(thread.sends_outstanding().0)),
+            ("notes of slow connections", thread.flows_in_use() as u64),
             ("receive buffers out", u64::from(thread.buffers_out())),
         ];
         let left: Vec<String> =
@@ -331,7 +326,7 @@ impl Simulation {
                 return Err(self.violation(format!("{sends} sends of a thread in flight, but the limit is {most}")));
             }
         }
-        let limit = server.queue_bytes_max;
+        let limit = self.threads.iter().flatten().map(IoThread::queue_bytes_limit).max().unwrap_or(0);
         let queued = self.threads.iter_mut().flatten().map(IoThread::queued_bytes_max).max().unwrap_or(0);
         if queued > limit {
             return Err(self.violation(format!("a send queue of {queued} bytes, but the limit is {limit}")));
