@@ -99,6 +99,7 @@ fn limits(options: &ServeOptions) -> Result<Limits, Failure> {
         high_mark_bytes: queue_bytes / 2,
         low_mark_bytes: queue_bytes / 4,
         window_bytes: options.window.bytes,
+        overflow: options.overflow.clone(),
         first_byte_timeout: options.first_byte_timeout.duration(),
         idle_timeout: options.idle_timeout.duration(),
         min_send_progress: options.min_send_progress.value(),
@@ -154,6 +155,8 @@ fn sum_up(report: &Report) {
         "connections": report.connections(),
         "bytes_received": report.bytes_received(),
         "bytes_sent": report.bytes_sent(),
+        "dropped_messages": report.dropped_messages(),
+        "dropped_bytes": report.dropped_bytes(),
         "closed": counted(report.closed_by_reason()),
         "refused": counted(report.refused_by_cause()),
     });
@@ -165,6 +168,7 @@ fn sum_up(report: &Report) {
         connections = report.connections(),
         received_bytes = report.bytes_received(),
         sent_bytes = report.bytes_sent(),
+        dropped_messages = report.dropped_messages(),
         closed = listed(report.closed_by_reason()),
         refused = listed(report.refused_by_cause()),
         "drained"

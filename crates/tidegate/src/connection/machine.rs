@@ -165,14 +165,14 @@ impl Machine {
     /// Takes a message that fits and is paid for.
     #[inline(always)]
     pub(super) fn enqueue(&mut self, piece: Piece, now: Time, pools: &mut Pools) -> Sent {
-        let rules = *pools.flows.rules(self.flow);
         if self.queue.is_empty() && !self.marks.has(Mark::Sending) {
             if self.unsent.is_none() {
                 self.begin_to_wait(now);
             }
+            let window_bytes = pools.flows.rules(self.flow).window_bytes;
             // Nothing is in flight and nothing waits before it: it goes out with the next send, without a turn in the queue.
             let gather = self.unsent.get_or_insert_with(|| pools.gather());
-            if gather.is_empty() || gather.has_room_within(rules.window_bytes) {
+            if gather.is_empty() || gather.has_room_within(window_bytes) {
                 gather.push(piece);
                 return self.sent_mark();
             }
@@ -180,6 +180,7 @@ impl Machine {
         self.queue_bytes += piece.held_bytes as u32;
         self.queue_messages += 1;
         pools.messages.push(&mut self.queue, piece);
+        let rules = pools.flows.rules(self.flow);
         if self.queued_bytes() > rules.high_mark_bytes || self.queue_messages > rules.high_mark_messages {
             if !self.marks.has(Mark::OverMark) {
                 self.rise_over_mark(now, pools);
@@ -423,7 +424,7 @@ impl Machine {
 
     fn next_for_handler(&mut self, owner: u32, pools: &mut Pools) -> Option<Step> {
         if !self.inbox.is_empty()
-            && let Some(credit_bytes) = self.begin_delivery(pools.messages.first_len(&self.inbox), pools)
+            && let Some(credit_bytes) = self.begin_kept_delivery(pools)
             && let Some(piece) = pools.messages.pop(&mut self.inbox)
         {
             pools.lease.refund(piece.charge_bytes);
@@ -471,7 +472,7 @@ impl Machine {
         if self.marks.has_any(Self::STRAINED) && self.queue_messages < waited_messages {
             self.after_shrinking(now, pools);
         }
-        self.in_flight_bytes = u32::try_from(gather.remaining()).unwrap_or(u32::MAX);
+        self.in_flight_bytes = gather.remaining().min(u32::MAX as usize) as u32;
         self.marks.set(Mark::OffersAll, self.queue.is_empty());
         Some(gather)
     }
@@ -585,6 +586,7 @@ impl Machine {
     }
 
     /// Whether a message fits into the queue that has `data_bytes`, or what is promised to a reply if that is more.
+    #[inline(always)]
     fn has_room(&self, data_bytes: usize, pools: &Pools) -> bool {
         let rules = pools.flows.rules(self.flow);
         self.queued_bytes() + pools.flow.reply_bytes.max(data_bytes) <= rules.queue_bytes
@@ -592,6 +594,7 @@ impl Machine {
     }
 
     /// Whether what was refused would be taken, and a reply, as far as they can ever fit.
+    #[inline(never)]
     pub(super) fn has_room_for_wanted(&self, pools: &Pools) -> bool {
         let rules = pools.flows.rules(self.flow);
         let wanted_bytes = pools.flow.reply_bytes.max(self.wanted_bytes as usize).min(rules.queue_bytes);
@@ -600,19 +603,37 @@ impl Machine {
 
     /// Charges a reply ahead, if the handler may be given data now. A reply with the received buffer itself costs
     /// the overhead of a message only, whatever its size.
+    #[inline(always)]
     fn begin_delivery(&mut self, data_bytes: usize, pools: &mut Pools) -> Option<usize> {
-        if !self.may_read() || !self.has_room(data_bytes, pools) && !pools.flows.rules(self.flow).reads_on {
+        if !self.may_read() {
             return None;
         }
         let credit_bytes = pools.reply_charge_bytes();
-        if self.charge(credit_bytes, pools).is_err() {
-            if pools.flows.rules(self.flow).reads_on {
-                return Some(0); // A reply that can't be paid for is dropped.
-            }
-            self.marks.set(Mark::WaitsForMemory, true);
-            return None;
+        if self.has_room(data_bytes, pools) && self.charge(credit_bytes, pools).is_ok() {
+            return Some(credit_bytes);
         }
-        Some(credit_bytes)
+        self.begin_unpromised(data_bytes, pools)
+    }
+
+    /// The same for the first of what was kept: less often than for what has just come.
+    #[inline(never)]
+    fn begin_kept_delivery(&mut self, pools: &mut Pools) -> Option<usize> {
+        self.begin_delivery(pools.messages.first_len(&self.inbox), pools)
+    }
+
+    /// A reply can't be promised. Where replies may be dropped, the handler is given data all the same.
+    #[cold]
+    #[inline(never)]
+    fn begin_unpromised(&mut self, data_bytes: usize, pools: &mut Pools) -> Option<usize> {
+        if pools.flows.rules(self.flow).reads_on {
+            let credit_bytes = pools.reply_charge_bytes();
+            // A full queue may still make way for a reply that is paid for.
+            return Some(if self.charge(credit_bytes, pools).is_ok() { credit_bytes } else { 0 });
+        }
+        // With room in the queue, it was send memory that was missing.
+        let waits_for_memory = self.has_room(data_bytes, pools);
+        self.marks.set(Mark::WaitsForMemory, waits_for_memory);
+        None
     }
 
     /// Charges `bytes` to this connection: to its floor as far as that goes, the rest to the common reserve.
