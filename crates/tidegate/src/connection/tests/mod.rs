@@ -5,6 +5,7 @@ mod model;
 mod named;
 mod pace;
 mod past_bugs;
+mod strain;
 mod world;
 
 use std::io;
