@@ -37,6 +37,10 @@
 //! connection lives. [`Refused`] gives a message back with the reason and its numbers; when it is for now only,
 //! [`Handler::on_writable`] says when there is room. While much is queued, the connection is not read from.
 //!
+//! That is the default policy for a queue that is full, [`Overflow::Wait`]. Others drop the oldest or the newest message, close the
+//! connection, or ask; [`FlowControl`] sets policy and limits for a [listener](Listener::flow), a [client](Client::flow) or a
+//! [connection](Connection::set_flow).
+//!
 //! # Connecting
 //!
 //! [`ServerBuilder::client`] describes outgoing connections: they have handlers of the same trait, live on the same I/O threads and
@@ -68,8 +72,8 @@
 //! # Limits
 //!
 //! [`Limits`] has a name and a default for every bound. [`Limits::ceiling`] is the sum of what a server may use, and
-//! [`ServerBuilder::memory`] works backwards from such a sum. At a limit nothing is lost that was taken: connections wait in the
-//! backlog, sends are refused, reading pauses.
+//! [`ServerBuilder::memory`] works backwards from such a sum. At a limit nothing is lost that was taken, unless the
+//! policy of a queue is to drop: connections wait in the backlog, sends are refused, reading pauses.
 //!
 //! ```
 //! use tidegate::{Limits, Server};

@@ -276,7 +276,8 @@ const THREAD_BYTES: usize = 1 << 20;
 const CONNECTS_WAITING: usize = 1024;
 
 /// What a connection takes in the tables of the loop and the engine, without its handler: a slot (128), a socket (64), its timer (32),
-/// its request word (8), its places in lines, free lists and the arena's accounts (32), rounded up for the allocator.
+/// its request word (8), its places in lines, free lists and the arena's accounts (32), what is noted of it if it is slow (44), rounded up
+/// for the allocator.
 const CONNECTION_BYTES: usize = 320;
 
 /// The common send memory that is worth having: one full queue.
