@@ -440,11 +440,7 @@ impl Machine {
             self.marks.set(Mark::PeerFinishTold, true);
             return Some(Step::PeerShutdown);
         }
-        if self.marks.has(Mark::OwesWritable)
-            && !self.marks.has(Mark::OverMark)
-            && !self.marks.has(Mark::WaitsForMemory)
-            && self.has_room_for_wanted(pools)
-        {
+        if self.marks.has(Mark::OwesWritable) && !self.marks.has_any(Self::UNTOLD) && self.has_room_for_wanted(pools) {
             self.marks.set(Mark::OwesWritable, false);
             self.stop_refusing(pools);
             if !self.marks.has(Mark::ShutdownWanted) {
@@ -472,6 +468,7 @@ impl Machine {
         if self.marks.has_any(Self::STRAINED) && self.queue_messages < waited_messages {
             self.after_shrinking(now, pools);
         }
+        self.marks.set(Mark::ToldAfterSend, false);
         self.in_flight_bytes = gather.remaining().min(u32::MAX as usize) as u32;
         self.marks.set(Mark::OffersAll, self.queue.is_empty());
         Some(gather)
@@ -524,6 +521,9 @@ impl Machine {
     /// What a half-close looks at: that it is wanted, not told yet, and nothing is in flight before it.
     const HALF_CLOSING: Marks = Marks::of(&[Mark::ShutdownWanted, Mark::ShutdownTold, Mark::Sending]);
 
+    /// What keeps the handler from being told that there is room.
+    const UNTOLD: Marks = Marks::of(&[Mark::OverMark, Mark::WaitsForMemory, Mark::ToldAfterSend]);
+
     /// What keeps a connection from being read.
     const UNREAD: Marks = Marks::of(&[Mark::PausedByHandler, Mark::QueueHigh, Mark::WaitsForMemory, Mark::SystemShort]);
 
@@ -564,7 +564,7 @@ impl Machine {
     }
 
     /// Whether something waits, apart from what is in flight.
-    fn waits_to_be_sent(&self) -> bool {
+    pub(super) fn waits_to_be_sent(&self) -> bool {
         self.unsent.is_some() || !self.queue.is_empty()
     }
 

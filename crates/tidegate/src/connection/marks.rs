@@ -56,6 +56,9 @@ pub(super) enum Mark {
     Refusing,
     /// The timer looks at how long these two last.
     QueueWatched,
+    /// The handler itself has made room, by messages that others were dropped for or by other rules: it is told after the next send has
+    /// begun, or it could go on like that for ever.
+    ToldAfterSend,
 }
 
 /// A set of facts.

@@ -22,11 +22,16 @@ impl Machine {
             return None;
         }
         let (bytes, messages, rules) = (self.queued_bytes(), self.queue_messages, pools.flows.rules(self.flow));
+        if self.marks.has(Mark::ToldAfterSend) && !self.waits_to_be_sent() && !self.marks.has(Mark::Sending) {
+            return Some("tells its handler after a send that will never be");
+        }
         let is_low = bytes <= rules.low_mark_bytes && messages <= rules.low_mark_messages;
         if is_low && self.marks.has_any(Marks::of(&[Mark::QueueHigh, Mark::OverMark])) {
             return Some("counts as above its high mark with a queue that is down to its low mark");
         }
         let may_be_told = self.owes_writable() && self.may_be_told() && !self.marks.has(Mark::WaitsForMemory);
+        // Something waits to be sent, or is being sent: it is told in time.
+        let may_be_told = may_be_told && !self.marks.has(Mark::ToldAfterSend);
         if is_low && may_be_told && self.has_room_for_wanted(pools) {
             return Some(
                 "is owed on_writable, and has a queue that is down to its low mark and room for what was refused",

@@ -155,6 +155,7 @@ impl Machine {
             if self.charge(more_bytes, pools).is_err() {
                 // Another thread was faster.
                 self.refund(freed_bytes, pools);
+                self.marks.set(Mark::ToldAfterSend, self.waits_to_be_sent());
                 self.after_shrinking(now, pools);
                 return self.drop_new(&payload, pools);
             }
@@ -163,6 +164,7 @@ impl Machine {
         }
         *credit_bytes -= from_credit;
         let sent = self.enqueue(Piece { payload, charge_bytes, held_bytes }, now, pools);
+        self.marks.set(Mark::ToldAfterSend, true);
         self.after_shrinking(now, pools);
         if evicted > 0 { Sent::EvictedOldest(evicted) } else { sent }
     }
@@ -363,6 +365,7 @@ impl Machine {
         if !matches!(pools.flows.control(self.flow).overflow, Overflow::Wait { .. } | Overflow::Ask(_)) {
             self.stop_refusing(pools);
         }
+        self.marks.set(Mark::ToldAfterSend, self.waits_to_be_sent());
         self.after_shrinking(now, pools);
         if self.marks.has_any(Self::STRAINED) {
             self.marks.set(Mark::QueueWatched, true);

@@ -176,7 +176,7 @@ impl World {
         if self.shutdown_called && !sendable {
             assert!(self.shutting || self.shut, "sending is over and the peer doesn't know");
         }
-        let room = !self.over_mark && !waits && self.has_room();
+        let room = !self.over_mark && !waits && !self.told_after_send && self.has_room();
         assert!(!(self.owes_writable && room && !self.shutdown_called), "room, and the handler doesn't know");
         assert!(!(self.shut && self.peer_shutdown_told), "both have finished and it lives on");
     }

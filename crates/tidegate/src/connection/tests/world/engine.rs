@@ -224,6 +224,7 @@ impl World {
             }
             Step::Writable => {
                 assert!(self.owes_writable && !self.over_mark && self.has_room(), "nothing to say");
+                assert!(!self.told_after_send, "told at once of the room that it has made itself");
                 self.assert_served();
                 self.owes_writable = false;
                 self.refusing_since = None;
@@ -252,6 +253,7 @@ impl World {
                 let is_wide = self.begun.len() > 1 && self.begun_bytes() - last >= self.slice_bytes();
                 assert!(!is_wide || self.flow_changed, "more than the window");
                 self.in_flight = Some(gather);
+                self.told_after_send = false;
                 self.offers_all = self.queued.is_empty();
                 if let Some(passed) = self.pace_held.take() {
                     self.paced = Time::ZERO + self.now.saturating_since(Time::ZERO + passed);

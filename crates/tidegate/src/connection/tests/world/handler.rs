@@ -176,6 +176,7 @@ impl World {
                     self.rise_over_mark();
                 }
                 if let Sent::EvictedOldest(_) = sent {
+                    self.told_after_send = true;
                     self.lower_mark();
                     self.note_room();
                 } else {
@@ -238,6 +239,7 @@ impl World {
             return;
         }
         self.flow_changed = true;
+        self.told_after_send = !self.queued.is_empty() || self.in_flight.is_none() && !self.begun.is_empty();
         self.allowed =
             (self.queued_bytes().max(control.queue_bytes), self.queued.len().max(control.queue_messages as usize));
         self.control = control;

@@ -161,6 +161,8 @@ pub(super) struct World {
     dropped_messages: u64,
     dropped_bytes: u64,
     owes_writable: bool,
+    /// The handler has made room itself, and is told after the next send has begun.
+    told_after_send: bool,
     wanted_bytes: usize,
     received: usize,
     delivered: usize,
@@ -250,6 +252,7 @@ impl World {
             dropped_messages: 0,
             dropped_bytes: 0,
             owes_writable: false,
+            told_after_send: false,
             wanted_bytes: 0,
             received: 0,
             delivered: 0,
