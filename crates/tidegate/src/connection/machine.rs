@@ -182,7 +182,7 @@ impl Machine {
         pools.messages.push(&mut self.queue, piece);
         let rules = pools.flows.rules(self.flow);
         if self.queued_bytes() > rules.high_mark_bytes || self.queue_messages > rules.high_mark_messages {
-            if !self.marks.has(Mark::OverMark) {
+            if !self.marks.has(Mark::AboveHigh) {
                 self.rise_over_mark(now, pools);
             }
             self.owe_writable(0);
@@ -522,7 +522,7 @@ impl Machine {
     const HALF_CLOSING: Marks = Marks::of(&[Mark::ShutdownWanted, Mark::ShutdownTold, Mark::Sending]);
 
     /// What keeps the handler from being told that there is room.
-    const UNTOLD: Marks = Marks::of(&[Mark::OverMark, Mark::WaitsForMemory, Mark::ToldAfterSend]);
+    const UNTOLD: Marks = Marks::of(&[Mark::AboveHigh, Mark::WaitsForMemory, Mark::ToldAfterSend]);
 
     /// What keeps a connection from being read.
     const UNREAD: Marks = Marks::of(&[Mark::PausedByHandler, Mark::QueueHigh, Mark::WaitsForMemory, Mark::SystemShort]);
@@ -569,7 +569,7 @@ impl Machine {
     }
 
     fn sent_mark(&self) -> Sent {
-        if self.marks.has(Mark::OverMark) { Sent::OverMark } else { Sent::Queued }
+        if self.marks.has(Mark::AboveHigh) { Sent::OverMark } else { Sent::Queued }
     }
 
     fn may_read(&self) -> bool {

@@ -51,7 +51,7 @@ pub(super) enum Mark {
     /// The handler doesn't care about sends that have ended.
     SendsUntold,
     /// The queue passed its high mark and has not come down to the low one.
-    OverMark,
+    AboveHigh,
     /// A message was refused because the queue was full, and the handler was not told since that there is room.
     Refusing,
     /// The timer looks at how long these two last.

@@ -26,7 +26,7 @@ impl Machine {
             return Some("tells its handler after a send that will never be");
         }
         let is_low = bytes <= rules.low_mark_bytes && messages <= rules.low_mark_messages;
-        if is_low && self.marks.has_any(Marks::of(&[Mark::QueueHigh, Mark::OverMark])) {
+        if is_low && self.marks.has_any(Marks::of(&[Mark::QueueHigh, Mark::AboveHigh])) {
             return Some("counts as above its high mark with a queue that is down to its low mark");
         }
         let may_be_told = self.owes_writable() && self.may_be_told() && !self.marks.has(Mark::WaitsForMemory);

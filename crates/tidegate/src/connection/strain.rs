@@ -209,13 +209,13 @@ impl Machine {
 /// Marks, refusals, and how long they may last.
 impl Machine {
     /// What is to be looked at when the queue gets shorter.
-    pub(super) const STRAINED: Marks = Marks::of(&[Mark::OverMark, Mark::Refusing]);
+    pub(super) const STRAINED: Marks = Marks::of(&[Mark::AboveHigh, Mark::Refusing]);
 
     /// The queue is above its high mark, and was not before.
     #[cold]
     #[inline(never)]
     pub(super) fn rise_over_mark(&mut self, now: Time, pools: &mut Pools) {
-        self.marks.set(Mark::OverMark, true);
+        self.marks.set(Mark::AboveHigh, true);
         self.marks.set(Mark::QueueHigh, !pools.flows.rules(self.flow).reads_on);
         self.strain(pools).over_since = now;
         let has_limit = pools.flows.control(self.flow).over_mark_limit.is_some();
@@ -228,8 +228,8 @@ impl Machine {
     pub(super) fn after_shrinking(&mut self, now: Time, pools: &mut Pools) {
         let rules = *pools.flows.rules(self.flow);
         let is_low = self.queued_bytes() <= rules.low_mark_bytes && self.queue_messages <= rules.low_mark_messages;
-        if self.marks.has(Mark::OverMark) && is_low {
-            self.marks.clear(Marks::of(&[Mark::OverMark, Mark::QueueHigh]));
+        if self.marks.has(Mark::AboveHigh) && is_low {
+            self.marks.clear(Marks::of(&[Mark::AboveHigh, Mark::QueueHigh]));
             self.add_up_over_mark(now, pools);
         }
         if self.marks.has(Mark::Refusing) && self.has_room_for_wanted(pools) {
@@ -281,7 +281,7 @@ impl Machine {
         let refuses = self.marks.has(Mark::Refusing) && !self.marks.has(Mark::ShutdownWanted);
         [
             (refuses.then_some(noted.refusing_since), wait_limit),
-            (self.marks.has(Mark::OverMark).then_some(noted.over_since), control.over_mark_limit),
+            (self.marks.has(Mark::AboveHigh).then_some(noted.over_since), control.over_mark_limit),
         ]
     }
 
@@ -299,7 +299,7 @@ impl Machine {
         }
         if self.marks.has(Mark::PaceHeld) {
             // At this moment it is not up to the peer: it has the whole time again.
-            if self.marks.has(Mark::OverMark) {
+            if self.marks.has(Mark::AboveHigh) {
                 self.add_up_over_mark(now, pools);
             }
             if self.marks.has(Mark::Refusing) {
@@ -325,7 +325,7 @@ impl Machine {
     pub(crate) fn queue_state(&self, now: Time, pools: &Pools) -> QueueState {
         let rules = pools.flows.rules(self.flow);
         let noted = self.noted(pools);
-        let over_mark_for = self.marks.has(Mark::OverMark).then(|| now.saturating_since(noted.over_since));
+        let over_mark_for = self.marks.has(Mark::AboveHigh).then(|| now.saturating_since(noted.over_since));
         QueueState {
             outstanding_bytes: self.outstanding_bytes(),
             queued_bytes: self.queued_bytes(),
@@ -354,11 +354,11 @@ impl Machine {
         self.flow = pools.flows.change(self.flow, control)?;
         let rules = *pools.flows.rules(self.flow);
         let is_high = self.queued_bytes() > rules.high_mark_bytes || self.queue_messages > rules.high_mark_messages;
-        if is_high && !self.marks.has(Mark::OverMark) {
+        if is_high && !self.marks.has(Mark::AboveHigh) {
             self.rise_over_mark(now, pools);
             self.owe_writable(0);
         }
-        self.marks.set(Mark::QueueHigh, self.marks.has(Mark::OverMark) && !rules.reads_on);
+        self.marks.set(Mark::QueueHigh, self.marks.has(Mark::AboveHigh) && !rules.reads_on);
         if rules.reads_on {
             self.marks.set(Mark::WaitsForMemory, false);
         }
