@@ -134,7 +134,7 @@ impl Machine {
     }
 
     /// Drops the oldest messages that have not begun until `payload` fits into the queue and can be paid for, and takes it; or
-    /// drops it alone, if it wouldn't fit without all of them.
+    /// drops it alone, if it wouldn't fit even if all of them went.
     fn make_way(&mut self, payload: Payload, credit_bytes: &mut usize, now: Time, pools: &mut Pools) -> Sent {
         let (held_bytes, charge_bytes) = (payload.held_bytes(), super::machine::charge_of(&payload));
         let from_credit = charge_bytes.min(*credit_bytes);
@@ -170,7 +170,7 @@ impl Machine {
     }
 
     /// How many of the oldest messages have to go for one that takes `held_bytes` of the queue and `wanted_bytes` of send memory, and what
-    /// they are charged; `None` if it wouldn't fit without all of them.
+    /// they are charged; `None` if it wouldn't fit even if all of them went.
     fn in_the_way(&self, held_bytes: usize, wanted_bytes: usize, pools: &Pools) -> Option<(u32, usize)> {
         let rules = pools.flows.rules(self.flow);
         let (mut evicted, mut freed_bytes) = (0, 0);

@@ -80,7 +80,7 @@ impl World {
     }
 
     /// How many of the oldest messages must go so that one fits which takes `held_bytes` and `wanted_bytes` of send memory; `None`: it
-    /// fits without none of them.
+    /// doesn't fit even if all of them go.
     pub(super) fn in_the_way(&self, held_bytes: usize, wanted_bytes: usize) -> Option<usize> {
         (0..=self.queued.len()).find(|&count| {
             let left = self.queued.iter().skip(count).map(|message| message.held_bytes).sum::<usize>();
