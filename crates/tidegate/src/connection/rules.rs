@@ -119,9 +119,16 @@ impl Flows {
         };
         self.queue_bytes_max = self.queue_bytes_max.max(self.rules(chosen).queue_bytes);
         // Before the old ones are left, which may be the same.
-        self.origins[chosen as usize].1 += 1;
+        if self.is_own(chosen) {
+            self.origins[chosen as usize].1 += 1;
+        }
         self.leave(flow);
         Ok(chosen)
+    }
+
+    /// Whether these are rules that connections have of their own, and not those of a table.
+    fn is_own(&self, flow: u16) -> bool {
+        flow as usize >= self.tallies.len()
     }
 
     fn add(&mut self, control: FlowControl, table: u16) -> Result<u16, FlowError> {
@@ -147,9 +154,11 @@ impl Flows {
 
     /// A connection doesn't go by the rules `flow` any more.
     pub(super) fn leave(&mut self, flow: u16) {
-        let users = &mut self.origins[flow as usize].1;
-        *users = users.saturating_sub(1);
-        if *users == 0 && flow as usize >= self.tallies.len() {
+        if !self.is_own(flow) {
+            return;
+        }
+        self.origins[flow as usize].1 -= 1;
+        if self.origins[flow as usize].1 == 0 {
             // What the handler gave for them goes: a function may hold much.
             self.origins[flow as usize].0 = self.origins[self.rules[flow as usize].table as usize].0.clone();
             self.unused.push(flow);

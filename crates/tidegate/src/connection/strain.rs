@@ -56,11 +56,8 @@ impl Machine {
             pools.flows.places.give(self.strain);
             self.strain = NO_STRAIN;
         }
-        let table = pools.flows.rules(self.flow).table;
-        if self.flow != table {
-            pools.flows.leave(self.flow);
-            self.flow = table;
-        }
+        pools.flows.leave(self.flow);
+        self.flow = pools.flows.rules(self.flow).table;
     }
 }
 
