@@ -140,14 +140,15 @@ impl Machine {
             return self.drop_new(&payload, pools);
         };
         // What the old ones were charged pays for the new one; so nobody else can take it in between.
-        let mut dropped_bytes = 0;
+        let (mut dropped_messages, mut dropped_bytes) = (0, 0);
         for _ in 0..evicted {
             let Some(piece) = pools.messages.pop(&mut self.queue) else { break };
             self.queue_messages -= 1;
             self.queue_bytes -= piece.held_bytes as u32;
+            dropped_messages += piece.payload.messages();
             dropped_bytes += piece.payload.len();
         }
-        self.count_dropped(evicted, dropped_bytes, pools);
+        self.count_dropped(dropped_messages, dropped_bytes, pools);
         if let Some(more_bytes) = wanted_bytes.checked_sub(freed_bytes).filter(|&bytes| bytes > 0) {
             if self.charge(more_bytes, pools).is_err() {
                 // Another thread was faster.
@@ -163,7 +164,7 @@ impl Machine {
         let sent = self.enqueue(Piece { payload, charge_bytes, held_bytes }, now, pools);
         self.marks.set(Mark::ToldAfterSend, true);
         self.after_shrinking(now, pools);
-        if evicted > 0 { Sent::EvictedOldest(evicted) } else { sent }
+        if evicted > 0 { Sent::EvictedOldest(dropped_messages) } else { sent }
     }
 
     /// How many of the oldest messages have to go for one that takes `held_bytes` of the queue and `wanted_bytes` of send memory, and what
@@ -187,11 +188,11 @@ impl Machine {
     }
 
     fn drop_new(&mut self, payload: &Payload, pools: &mut Pools) -> Sent {
-        self.count_dropped(1, payload.len(), pools);
+        self.count_dropped(payload.messages(), payload.len(), pools);
         Sent::DroppedNew
     }
 
-    fn count_dropped(&mut self, messages: u32, bytes: usize, pools: &mut Pools) {
+    pub(super) fn count_dropped(&mut self, messages: u32, bytes: usize, pools: &mut Pools) {
         if messages > 0 {
             let strain = self.strain(pools);
             strain.dropped_messages += u64::from(messages);

@@ -326,6 +326,9 @@ pub(crate) trait Engine {
     /// Whom this socket is connected to, for the log; `None` if that can't be known, or the identifier is stale.
     fn peer_address(&self, socket: SocketId) -> Option<SocketAddr>;
 
+    /// When this thread took the oldest published payload of the send in flight; `None` if there is none.
+    fn oldest_published(&self, socket: SocketId) -> Option<Time>;
+
     /// Submits, waits until `deadline` (`None`: for ever; not after `now`: not at all), reports (E2).
     ///
     /// # Errors

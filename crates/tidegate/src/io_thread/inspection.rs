@@ -59,7 +59,8 @@ impl<E: Engine> IoThread<E> {
     pub(crate) fn stale_timers(&self) -> usize {
         let is_stale = |timer: Timer| match timer {
             Timer::Machine(index) | Timer::Handler(index, _) => !self.slots.get(index).is_some_and(|slot| slot.in_use),
-            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::AcceptAgain | Timer::Producers => false,
+            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::AcceptAgain => false,
+            Timer::Producers | Timer::GroupHeld => false,
             Timer::HalfGrace | Timer::Grace => false,
         };
         self.context.wheel.values().filter(|&timer| is_stale(timer)).count()

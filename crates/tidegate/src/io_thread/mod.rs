@@ -8,11 +8,14 @@
 mod acceptor;
 mod connecting;
 mod debts;
+mod groups;
 mod handlers;
 mod inspection;
 mod per_address;
 mod pressure;
 mod producers;
+mod publish_pressure;
+mod publishing;
 mod shared;
 mod shortage;
 mod stats;
@@ -29,6 +32,7 @@ use std::time::Duration;
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
 use self::debts::Debts;
+use self::groups::Groups;
 use self::handlers::apply_request;
 use self::per_address::Ticket;
 use self::pressure::Pressure;
@@ -45,9 +49,13 @@ pub(crate) use self::acceptor::Accepting;
 pub use self::acceptor::{RefusedBecause, WhenFull};
 pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
+pub use self::groups::JoinRefusal;
+pub(crate) use self::groups::{MEMBERSHIP_BYTES, PEER_BYTES};
 pub use self::handlers::Accepted;
 pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
 pub use self::producers::{HeldUp, OverflowStats};
+pub(crate) use self::publishing::{GroupLimits, Publishing};
+pub use self::publishing::{GroupStats, PublishRefusal};
 pub(crate) use self::shared::{
     ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared, ThreadShared,
 };
@@ -93,6 +101,8 @@ pub(crate) struct Setup<E: Engine> {
     pub active_max: u32,
     /// The most sends of this thread with the system at once.
     pub sends_outstanding: u32,
+    /// Groups that a connection may be in.
+    pub groups_per_connection: u32,
     /// Timers per connection.
     pub timers_per_connection: u8,
     /// How long draining may take.
@@ -268,6 +278,7 @@ impl<E: Engine> IoThread<E> {
             handler_timers: std::collections::BTreeMap::new(),
             timers_per_connection: setup.timers_per_connection,
             random: setup.engine.random(),
+            groups: Groups::new(slots, setup.groups_per_connection, setup.shared.publishing.is_used()),
             shared: Arc::clone(&setup.shared.threads[setup.number]),
             thread: setup.number,
         };
@@ -346,6 +357,7 @@ impl<E: Engine> IoThread<E> {
         self.take_handovers();
         self.take_requests();
         self.take_messages();
+        self.take_publications();
         self.follow_phase();
         self.retry_memory();
         self.give_turns();
@@ -353,6 +365,8 @@ impl<E: Engine> IoThread<E> {
         // A turn that was not used in the flush is for the next in line.
         self.more_to_do |= !self.send_line.is_empty() && self.pools.sends.has_room();
         self.make_room();
+        self.look_at_backlog();
+        self.relieve_publish_memory();
         self.settle(busy);
 
         if let Some(acceptor) = &mut self.acceptor {
@@ -362,7 +376,11 @@ impl<E: Engine> IoThread<E> {
             }
         }
         let over = !self.shared.is_accepting() && self.connections_are_over();
-        Ok(if over { Turn::Finished } else { Turn::Running })
+        if over {
+            self.forget_publications();
+            return Ok(Turn::Finished);
+        }
+        Ok(Turn::Running)
     }
 
     /// Whether no connection is left, and none is on its way.
@@ -388,7 +406,8 @@ impl<E: Engine> IoThread<E> {
             return Some(self.context.now);
         }
         let timers = self.context.wheel.next_deadline();
-        if self.memory_line.is_empty() && !self.pools.pressed && !self.shared.is_short_of_memory() {
+        let pressed = self.pools.pressed || self.context.groups.is_pressed || self.shared.is_short_of_memory();
+        if self.memory_line.is_empty() && !pressed {
             return timers;
         }
         let look = self.context.now + MEMORY_LOOK;
@@ -575,6 +594,7 @@ impl<E: Engine> IoThread<E> {
         let machine = Machine::new(self.context.now, table as u16);
         *self.slots.ensure(socket.index) = Slot { machine, key, table: table as u16, in_use: true, ..Slot::default() };
         self.mark_dirty(socket.index);
+        self.note_peer(socket.index, arrival.peer());
 
         let table = &mut self.tables[table];
         match catch_unwind(AssertUnwindSafe(|| table.open(arrival))) {
@@ -612,6 +632,7 @@ impl<E: Engine> IoThread<E> {
             self.context.wheel.cancel(timer);
         }
         self.context.cancel_handler_timers(key.slot);
+        self.context.groups.leave_all(key.slot, &self.shared.publishing, self.context.thread);
         self.context.shared.requests.release(key);
         let closed = &mut self.tally.closed[reason.number()];
         *closed += 1;
@@ -722,6 +743,7 @@ impl<E: Engine> IoThread<E> {
                     // The end of this turn does what there is to do.
                     self.accept_timer = None;
                 }
+                Timer::GroupHeld => self.say_who_holds_up(),
                 Timer::HalfGrace => self.close_all(),
                 Timer::Grace => self.abort_all(),
             }
@@ -790,6 +812,7 @@ impl<E: Engine> IoThread<E> {
     fn enter_phase(&mut self, phase: Phase) {
         self.phase = phase;
         self.cancel_connects();
+        self.groups_follow(phase);
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.close(&mut self.engine);
         }
@@ -857,16 +880,27 @@ impl<E: Engine> IoThread<E> {
         }
     }
 
+    /// While draining: closes a connection that is idle, and for which nothing is left to be delivered.
+    #[cold]
+    #[inline(never)]
+    fn close_if_idle(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        let socket = SocketId { index, generation: slot.key.generation };
+        if slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 && !self.stays_for_publications() {
+            self.slots[index].machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
+        }
+    }
+
     fn flush_one(&mut self, index: u32) {
         if self.phase == Phase::Aborting {
             self.slots[index].machine.grace_over(&mut self.pools);
         }
         loop {
+            if self.phase == Phase::Draining {
+                self.close_if_idle(index);
+            }
             let slot = &mut self.slots[index];
             let socket = SocketId { index, generation: slot.key.generation };
-            if self.phase == Phase::Draining && slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 {
-                slot.machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
-            }
             let Some(step) = slot.machine.next_step(index, self.context.now, &mut self.pools) else { break };
             // The socket lives until its `Closed`, after which the slot is not in use: no operation here is stale.
             let done = match step {

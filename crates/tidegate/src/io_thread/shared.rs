@@ -10,6 +10,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::connecting::ConnectQueue;
 use super::per_address::Ticket;
+use super::publishing::Publishing;
 use super::stats::ThreadStats;
 use crate::engine::Waker;
 use crate::memory::IndexStack;
@@ -183,11 +184,13 @@ pub(crate) struct ServerShared {
     pub threads: Box<[Arc<ThreadShared>]>,
     /// Tickets of released connections, on their way back to the acceptor.
     pub returned_tickets: IndexStack,
+    /// The groups.
+    pub publishing: Publishing,
 }
 
 impl ServerShared {
     /// For these threads, with so many tickets: as many as connections if those are counted for each address, or none.
-    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>, tickets: u32) -> Arc<Self> {
+    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>, tickets: u32, publishing: Publishing) -> Arc<Self> {
         Arc::new(Self {
             phase: AtomicU8::new(0),
             accepting: AtomicBool::new(true),
@@ -197,6 +200,7 @@ impl ServerShared {
             outgoing: AtomicU32::new(0),
             threads: threads.into_boxed_slice(),
             returned_tickets: IndexStack::new(tickets),
+            publishing,
         })
     }
 
@@ -301,7 +305,7 @@ impl ServerShared {
         }
     }
 
-    fn wake_all(&self) {
+    pub(super) fn wake_all(&self) {
         for thread in &self.threads {
             thread.waker.wake();
         }
@@ -428,6 +432,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use crate::io_thread::publishing::GroupLimits;
     use loom::thread;
 
     fn key(generation: u32) -> ConnectionKey {
@@ -461,7 +466,11 @@ mod loom_tests {
     fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
         loom::model(|| {
             let waker = || Waker::new(std::sync::Arc::new(|| {}));
-            let shared = ServerShared::new((0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1)).collect(), 0);
+            let shared = ServerShared::new(
+                (0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1)).collect(),
+                0,
+                Publishing::new(2, GroupLimits::NONE, 0),
+            );
             // One place is the listener's credit already; of two outgoing connections, one may be.
             assert_eq!(shared.take_places(1, 2), 1);
             let live = Arc::new(AtomicU32::new(0));

@@ -5,10 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::connection::{FlowControl, FlowError, QueueState, Refused, Sent};
-use crate::io_thread::View;
+use crate::io_thread::{JoinRefusal, View};
 use crate::memory::Payload;
-use crate::surface::ConnectionHandle;
 use crate::surface::handle::Mailbox;
+use crate::surface::{ConnectionHandle, Group};
 use crate::sync::Arc;
 use crate::time::Time;
 
@@ -122,6 +122,25 @@ impl<'a, M: Send + 'static> Connection<'a, M> {
     /// checks it for a listener), or when connections have too many different ones; then nothing has changed.
     pub fn set_flow(&mut self, flow: FlowControl) -> Result<(), FlowError> {
         self.view.machine.set_flow(flow, self.view.context.now, self.view.pools)
+    }
+
+    /// Joins `group`: from now on the connection gets what is published to it, without a gap, until it leaves or ends. What was published
+    /// before may be among it, if it had not been delivered on this I/O thread yet. Returns false if it was in already.
+    ///
+    /// What is published counts against the connection's send queue like what its handler sends, and its overflow policy decides when the
+    /// queue is full. After that, `on_writable` is called as after a send of the handler.
+    ///
+    /// # Errors
+    /// [`JoinRefusal`] when the connection is in as many groups as it may be ([`Limits::groups_per_connection`](crate::Limits)), or the
+    /// group is of another server.
+    pub fn join(&mut self, group: &Group) -> Result<bool, JoinRefusal> {
+        let server = group.server().ok_or(JoinRefusal::OtherServer)?;
+        self.view.join(group.number(), server)
+    }
+
+    /// Leaves `group`; false if it was not in. What is in the send queue already is sent. A connection that ends leaves by itself.
+    pub fn leave(&mut self, group: &Group) -> bool {
+        group.server().is_some_and(|server| self.view.leave(group.number(), server))
     }
 
     /// Which I/O thread this connection lives on, from 0.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::connection::{Flow, FlowControl, MESSAGE_OVERHEAD_BYTES, MinProgress, Overflow};
 use crate::engine::SocketOptions;
-use crate::io_thread::{Accepting, REQUEST_BYTES, WhenFull};
+use crate::io_thread::{Accepting, GroupLimits, MEMBERSHIP_BYTES, PEER_BYTES, REQUEST_BYTES, WhenFull};
 use crate::memory::{ArenaConfig, PAGE_BYTES};
 
 /// What a server may use: each bound has a name here.
@@ -97,6 +97,16 @@ pub struct Limits {
     pub mailbox_messages: usize,
     /// Requests for outgoing connections that may wait for one I/O thread ([`Connector`](crate::Connector)). Default: 1,024.
     pub connects_waiting: usize,
+    /// Groups that there may be ([`Group`](crate::Group)); those of [`ServerBuilder::group`](crate::ServerBuilder::group) are always
+    /// among them. Default: 0, those and no others.
+    pub groups: u32,
+    /// Groups that one connection may be in at once. Default: 4.
+    pub groups_per_connection: u32,
+    /// Publishes of one group that may wait for one I/O thread; beyond it they are refused. Default: 256.
+    pub publish_queue: u32,
+    /// Memory for what was published to groups and not sent to everybody yet, in bytes. Each payload is charged once, however many receive
+    /// it, with [160 bytes and 80 for each I/O thread](crate::Ceiling::publish_bytes). A server without groups has none. Default: 16 MiB.
+    pub publish_memory_bytes: usize,
     /// Timers that a handler may set. Default: 4.
     pub timers_per_connection: u8,
     /// How long a close may take to send what is queued; then the connection is aborted. Default: 30 s.
@@ -154,6 +164,10 @@ impl Default for Limits {
             read_budget_bytes: 64 << 10,
             mailbox_messages: 1024,
             connects_waiting: CONNECTS_WAITING,
+            groups: 0,
+            groups_per_connection: 4,
+            publish_queue: 256,
+            publish_memory_bytes: 16 << 20,
             timers_per_connection: 4,
             close_timeout: Duration::from_secs(30),
             linger_timeout: Duration::from_secs(5),
@@ -240,6 +254,9 @@ pub struct Ceiling {
     pub receive_bytes: usize,
     /// Send memory: the common reserve and every connection's floor.
     pub send_bytes: usize,
+    /// What was published to groups and not sent to everybody yet ([`Limits::publish_memory_bytes`]), the ways of the groups to the I/O
+    /// threads, and the places of connections in groups; 0 for a server without groups.
+    pub publish_bytes: usize,
     /// What the kernel may use for the sockets at worst, besides all that: not a term of [`total`](Self::total). `max_connections` x (twice
     /// [`Limits::socket_send_buffer_bytes`], twice [`Limits::socket_receive_buffer_bytes`], and 224 KiB for the packet that overshoots
     /// each and for the socket); what arrives during a call, for each I/O thread; and, in [`Bound::ceiling`](crate::Bound::ceiling),
@@ -250,12 +267,13 @@ pub struct Ceiling {
 
 impl Ceiling {
     /// The terms, by name; [`kernel_bytes`](Self::kernel_bytes) is none of them.
-    pub fn terms(&self) -> [(&'static str, usize); 4] {
+    pub fn terms(&self) -> [(&'static str, usize); 5] {
         [
             ("base", self.base_bytes),
             ("connections", self.connections_bytes),
             ("receive", self.receive_bytes),
             ("send", self.send_bytes),
+            ("publish", self.publish_bytes),
         ]
     }
 
@@ -271,6 +289,17 @@ const PROGRAM_BYTES: usize = 8 << 20;
 /// What each I/O thread needs besides its arena: the part of its stack that is touched, its ring, the lists of its loop, its
 /// queues at their default lengths.
 const THREAD_BYTES: usize = 1 << 20;
+
+/// The most groups: enough for every use of a fixed number, and their ways to the I/O threads are allocated one by one.
+const GROUPS_MAX: u32 = 1 << 20;
+
+/// What a place in a lane takes, and a lane besides its places, in bytes: a reference and its stamp; counters on cache lines of their own,
+/// the group's part on its thread.
+const LANE_PLACE_BYTES: usize = 16;
+const LANE_BYTES: usize = 1024;
+
+/// What publish memory must have beyond the largest message: the overhead of messages on any number of threads.
+const PUBLISH_SPARE_BYTES: usize = 128 << 10;
 
 /// Waiting connects by default: as many as messages in a mailbox, or connections in a hand-over.
 const CONNECTS_WAITING: usize = 1024;
@@ -339,12 +368,13 @@ impl Limits {
             let wanted = least.total() + send_memory_min(&self);
             return Err(LimitsError(format!(
                 "{bytes} bytes of memory are not enough for {} connections on {threads} I/O threads: at least {wanted} bytes are \
-                 needed (base {}, connections {}, receive {}, send {}); allow more memory, or fewer connections",
+                 needed (base {}, connections {}, receive {}, send {}, publish {}); allow more memory, or fewer connections",
                 self.max_connections,
                 least.base_bytes,
                 least.connections_bytes,
                 least.receive_bytes,
                 least.send_bytes + send_memory_min(&self),
+                least.publish_bytes,
             )));
         };
         self.send_memory_bytes = spare;
@@ -361,7 +391,28 @@ impl Limits {
             connections_bytes: connections * (CONNECTION_BYTES + counting + handler_bytes),
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
+            publish_bytes: self.publish_bytes(threads),
             kernel_bytes: self.kernel_bytes(threads, 0),
+        }
+    }
+
+    /// What groups take at worst.
+    fn publish_bytes(&self, threads: usize) -> usize {
+        if self.groups == 0 {
+            return 0;
+        }
+        let lanes = self.groups as usize * threads * (self.publish_queue as usize * LANE_PLACE_BYTES + LANE_BYTES);
+        let memberships = self.groups_per_connection.min(self.groups) as usize * MEMBERSHIP_BYTES;
+        self.publish_memory_bytes + lanes + self.max_connections as usize * (memberships + PEER_BYTES)
+    }
+
+    /// The limits of groups, of which the builder has made `made`.
+    pub(crate) fn group_limits(&self) -> GroupLimits {
+        GroupLimits {
+            groups: self.groups,
+            publish_queue: self.publish_queue,
+            memory_bytes: self.publish_memory_bytes,
+            message_bytes: self.send_queue_bytes,
         }
     }
 
@@ -446,6 +497,26 @@ impl Limits {
         }
     }
 
+    fn check_groups(&self) -> Result<(), LimitsError> {
+        let refuse = |text: String| Err(LimitsError(text));
+        if self.groups > GROUPS_MAX {
+            return refuse(format!("groups is {}: at most {GROUPS_MAX}", self.groups));
+        }
+        if self.groups > 0 && (self.groups_per_connection == 0 || self.publish_queue == 0) {
+            return refuse(format!(
+                "groups_per_connection is {} and publish_queue {}: with groups, both must be above 0",
+                self.groups_per_connection, self.publish_queue
+            ));
+        }
+        if self.groups > 0 && self.publish_memory_bytes < self.send_queue_bytes + PUBLISH_SPARE_BYTES {
+            return refuse(format!(
+                "publish_memory_bytes is {}: it must hold one message of send_queue_bytes, {}, and {PUBLISH_SPARE_BYTES} bytes more",
+                self.publish_memory_bytes, self.send_queue_bytes
+            ));
+        }
+        Ok(())
+    }
+
     /// Checks that the limits fit together.
     ///
     /// # Errors
@@ -506,6 +577,7 @@ impl Limits {
                 "not_sent_low_water_bytes is 0, which means the system's own to the kernel: use None".into(),
             );
         }
+        self.check_groups()?;
         if self.sends_outstanding == 0 {
             return refuse("sends_outstanding is 0: nothing could be sent".into());
         }

@@ -3,6 +3,7 @@
 mod client;
 mod connection;
 mod engines;
+mod group;
 mod handle;
 mod handler;
 mod kernel;
@@ -20,6 +21,7 @@ mod table;
 pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector};
 pub use self::connection::Connection;
 pub use self::engines::EngineChoice;
+pub use self::group::{Group, GroupsExhausted, PublishRefused};
 pub use self::handle::{ConnectionHandle, PostError};
 pub use self::handler::Handler;
 pub use self::limits::{Ceiling, Limits, LimitsError};
@@ -30,7 +32,8 @@ pub use self::server::{BindError, Bound, RunError, Server, ServerBuilder, Server
 pub use self::stats::Stats;
 pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
 pub use crate::io_thread::{
-    Accepted, ConnectError, ConnectFailed, Connected, HeldUp, OverflowStats, RefusedBecause, Target, WhenFull,
+    Accepted, ConnectError, ConnectFailed, Connected, GroupStats, HeldUp, JoinRefusal, OverflowStats, PublishRefusal, RefusedBecause, Target,
+    WhenFull,
 };
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).

@@ -353,6 +353,11 @@ impl Engine for ReadinessEngine {
         }
     }
 
+    fn oldest_published(&self, id: SocketId) -> Option<Time> {
+        let socket = self.sockets.get(id.index).filter(|socket| socket.in_use && socket.generation == id.generation)?;
+        socket.send.as_ref()?.oldest_published()
+    }
+
     fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Completion<ReadinessStream>>) -> io::Result<()> {
         let reported = completions.len();
         for index in self.vacated.drain(..) {

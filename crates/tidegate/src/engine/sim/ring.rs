@@ -381,6 +381,14 @@ impl Ring {
         network.get(endpoint).map(|endpoint| endpoint.remote)
     }
 
+    /// See [`Engine::oldest_published`](crate::engine::Engine::oldest_published).
+    pub(super) fn oldest_published(&self, id: SocketId) -> Option<Time> {
+        match &self.socket(id)?.send {
+            Send::Recorded(gather) | Send::Waiting(gather) | Send::Ending(gather) => gather.oldest_published(),
+            Send::None => None,
+        }
+    }
+
     /// How many operations are in the system, closes included.
     pub(super) fn outstanding(&self) -> u64 {
         let totals = &self.totals;

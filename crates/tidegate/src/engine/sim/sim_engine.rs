@@ -218,6 +218,10 @@ impl Engine for SimEngine {
         state.rings[self.number].peer_address(socket, &state.network)
     }
 
+    fn oldest_published(&self, socket: SocketId) -> Option<Time> {
+        self.world.state().borrow().rings[self.number].oldest_published(socket)
+    }
+
     fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Completion<SimStream>>) -> io::Result<()> {
         let mut reports = std::mem::take(&mut self.reports);
         self.with(|ring, network| ring.poll(deadline, network, &mut reports));

@@ -395,6 +395,11 @@ impl Engine for UringEngine {
         is_current.then(|| raw::peer_address(socket.raw())).flatten()
     }
 
+    fn oldest_published(&self, id: SocketId) -> Option<Time> {
+        let socket = self.sockets.get(id.index).filter(|socket| socket.in_use && socket.generation == id.generation)?;
+        socket.operation.gather()?.oldest_published()
+    }
+
     fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Completion<UringStream>>) -> io::Result<()> {
         let reported = completions.len();
         for index in self.vacated.drain(..) {

@@ -164,7 +164,7 @@ impl Simulation {
             socket_options: limits.socket_options(),
         };
         let engines: Vec<SimEngine> = (0..threads).map(|_| SimEngine::new(&self.world, config.clone())).collect();
-        let shared = builder.shared(engines.iter().map(engine_waker));
+        let shared = builder.shared(&limits, engines.iter().map(engine_waker));
         let reserve = SendReserve::new(limits.send_memory_bytes);
         let handovers: Vec<Handover<SimStream>> =
             engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
@@ -185,6 +185,7 @@ impl Simulation {
                 accepting: limits.accepting(builder.busy_answers()),
                 active_max: limits.active_share(number, threads),
                 sends_outstanding: limits.sends_outstanding_per_thread(threads),
+                groups_per_connection: limits.groups_per_connection,
                 timers_per_connection: limits.timers_per_connection,
                 shutdown_grace: limits.shutdown_grace,
             };
