@@ -479,7 +479,8 @@ fn send_parts(
     next: &mut usize,
     mut send: impl FnMut(Payload) -> Result<Sent, Refused>,
 ) -> (u32, Result<Sent, Refusal>) {
-    let mut sent = 0;
+    // One message that is too large by itself counts as one.
+    let mut sent = u32::from(share.message(0).is_none());
     let mut outcome = Err(Refusal::TooLarge { bytes: share.bytes().len(), limit_bytes: 0 });
     while let Some(message) = share.message(*next) {
         outcome = send(Payload::copy_from(message)).map_err(|refused| refused.why);

@@ -4,6 +4,8 @@ mod client;
 mod connection;
 mod engines;
 mod group;
+#[cfg(all(test, not(loom)))]
+mod group_tests;
 mod handle;
 mod handler;
 mod kernel;
