@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate::{EngineChoice, MinProgress, Overflow};
@@ -41,6 +42,14 @@ pub(crate) struct ServeOptions {
     /// What each connection gets
     #[arg(value_enum)]
     pub service: Service,
+
+    /// ticker: the time between two messages; 0: as fast as they are taken, while there are connections [default: 100ms]
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    pub interval: Option<Span>,
+
+    /// ticker: the size of a message, at least 24 and at most --send-queue [default: 128]
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<Size>,
 
     /// Address and port to listen on, such as 127.0.0.1:7007 or [::1]:7007; port 0 lets the system choose one. May be
     /// given several times
@@ -127,7 +136,9 @@ server itself, and `kernel BYTES` for what its sockets may take of the kernel's 
 SIGTERM and SIGINT drain the server: what waits to be accepted is accepted, what is queued is sent, idle connections
 are closed, those that are still busy after half of --shutdown-grace are closed in order, and what is left after all of
 it is reset; then it exits with status 0. The last line on stdout is a JSON object: bytes_received, bytes_sent,
-connections, dropped_messages and dropped_bytes by --overflow, closed by reason, refused by cause. A second signal ends it at once, with 128 plus its number. Status 1: the
+connections, dropped_messages and dropped_bytes by --overflow, closed by reason, refused by cause; of a ticker also how
+many messages were published, refused for now, delivered (one for each receiver) and missed. A second signal ends it at
+once, with 128 plus its number. Status 1: the
 system refuses an address, descriptors or memory. Status 2: bad arguments.
 
 Example: serve 12,000 connections within 96 MiB on every IPv4 address of the machine
@@ -142,6 +153,8 @@ pub(crate) enum Service {
     Discard,
     /// Numbered lines of 64 bytes, for as long as the peer reads
     Chargen,
+    /// One numbered stream for all: messages that are published once, at an --interval, and go to every connection
+    Ticker,
 }
 
 impl Service {
@@ -151,6 +164,7 @@ impl Service {
             Self::Echo => "echo",
             Self::Discard => "discard",
             Self::Chargen => "chargen",
+            Self::Ticker => "ticker",
         }
     }
 }
@@ -231,6 +245,13 @@ fn parse_overflow(text: &str) -> Result<Overflow, String> {
                 .into())
         }
     }
+}
+
+fn parse_interval(text: &str) -> Result<Span, String> {
+    if text == "0" {
+        return Ok(Span { duration: Duration::ZERO });
+    }
+    text.parse().map_err(|error: crate::span::SpanError| format!("{error}; or 0"))
 }
 
 fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {

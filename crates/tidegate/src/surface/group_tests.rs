@@ -407,10 +407,10 @@ fn with_the_policy_to_close_exactly_the_slow_ones_end() {
 /// Receivers that stop one after the other each pin other payloads: more of them than there is memory.
 #[test]
 fn stopped_readers_can_not_pin_the_publish_memory_and_healthy_ones_miss_nothing() {
-    let plan = Plan { count: 4_000, bytes: 1_000, every: 2 * MILLISECOND, burst: 2 };
+    let plan = Plan { count: 2_000, bytes: 1_000, every: 2 * MILLISECOND, burst: 2 };
     let memory_bytes = 256 << 10;
     let stops_at = |number: u64| Reader {
-        stops: (Time::ZERO + Duration::from_millis(100 * number), Time::MAX),
+        stops: (Time::ZERO + Duration::from_millis(50 * number), Time::MAX),
         until: Time::ZERO + Duration::from_secs(30),
         ..Reader::PROMPT
     };
@@ -420,7 +420,7 @@ fn stopped_readers_can_not_pin_the_publish_memory_and_healthy_ones_miss_nothing(
         let limits = Limits { publish_memory_bytes: memory_bytes, ..limits(policy.clone()) };
         let outcome = run(9, narrow(), limits, plan, &readers);
         for healthy in 30..34 {
-            assert_eq!(outcome.numbers(healthy), all(4_000), "{policy:?}");
+            assert_eq!(outcome.numbers(healthy), all(2_000), "{policy:?}");
         }
         let mut ends: Vec<&str> = bad_ends(&outcome.report).into_iter().map(|(name, _)| name).collect();
         ends.retain(|&name| !["slow_consumer", "memory_pressure", "send_too_slow", "reset"].contains(&name));

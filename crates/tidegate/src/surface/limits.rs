@@ -266,15 +266,16 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// The terms, by name; [`kernel_bytes`](Self::kernel_bytes) is none of them.
-    pub fn terms(&self) -> [(&'static str, usize); 5] {
-        [
+    /// The terms, by name, that of groups only if there are any; [`kernel_bytes`](Self::kernel_bytes) is none of them.
+    pub fn terms(&self) -> Vec<(&'static str, usize)> {
+        let mut terms = vec![
             ("base", self.base_bytes),
             ("connections", self.connections_bytes),
             ("receive", self.receive_bytes),
             ("send", self.send_bytes),
-            ("publish", self.publish_bytes),
-        ]
+        ];
+        terms.extend((self.publish_bytes > 0).then_some(("publish", self.publish_bytes)));
+        terms
     }
 
     /// Their sum.
