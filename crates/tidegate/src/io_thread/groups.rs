@@ -8,7 +8,6 @@
 //! batch, and when there is room, or the member is gone, it goes on at that place. Meanwhile the lane fills up.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use super::handlers::Timer;
 use super::publishing::{GroupShared, Publishing, publication_overhead_bytes};
 use super::{IoThread, Listed, Phase, Slot};
 use crate::connection::{Refusal, Refused, Sent};
-use crate::engine::Engine;
+use crate::engine::{Engine, SocketId};
 use crate::memory::{Chunked, Payload, Publication, Share};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -42,10 +41,7 @@ const AHEAD: usize = 4;
 const SAY_HELD: Duration = Duration::from_secs(1);
 const SAY_HELD_AGAIN: Duration = Duration::from_secs(10);
 
-/// What the tables here take for each connection at worst, in bytes: its address in the log.
-pub(crate) const PEER_BYTES: usize = 32;
-
-/// What they take for each place of a connection in a group: in the dense list of members, which may be half empty (8), and in the tree
+/// What the tables here take for each place of a connection in a group: in the dense list of members, which may be half empty (8), and in the tree
 /// of the places by connection (12, whose nodes may be half empty).
 pub(crate) const MEMBERSHIP_BYTES: usize = 48;
 
@@ -70,8 +66,6 @@ pub(crate) struct Groups {
     of_thread: Vec<GroupOfThread>,
     /// Where each connection is in the list of each of its groups, by slot and group.
     places: BTreeMap<(u32, u32), u32>,
-    /// The peers, for the log; empty if the server has no groups.
-    peers: Chunked<Option<SocketAddr>>,
     per_connection: u32,
     /// Groups with something to deliver.
     backlog: Vec<u32>,
@@ -141,12 +135,11 @@ struct Held {
 }
 
 impl Groups {
-    /// For a thread with so many slots, whose connections may be in so many groups each.
-    pub(crate) fn new(slots: u32, per_connection: u32, is_used: bool) -> Self {
+    /// For a thread whose connections may be in so many groups each.
+    pub(crate) fn new(per_connection: u32) -> Self {
         Self {
             of_thread: Vec::new(),
             places: BTreeMap::new(),
-            peers: Chunked::new(if is_used { slots } else { 0 }),
             per_connection,
             backlog: Vec::new(),
             is_timed: false,
@@ -156,11 +149,6 @@ impl Groups {
             is_pressed: false,
             drains: false,
         }
-    }
-
-    /// Whose connection is in `slot`, for the log.
-    pub(super) fn peer(&self, slot: u32) -> Option<SocketAddr> {
-        *self.peers.get(slot)?
     }
 
     /// The connection in `slot` joins; false if it was in already.
@@ -409,13 +397,6 @@ impl<E: Engine> IoThread<E> {
         stays
     }
 
-    /// A connection is established: the log may have to name it.
-    pub(super) fn note_peer(&mut self, slot: u32, peer: SocketAddr) {
-        if self.shared.publishing.is_used() {
-            *self.context.groups.peers.ensure(slot) = Some(peer);
-        }
-    }
-
     /// Sets the timer that looks who holds up a group, if it is not set.
     #[cold]
     #[inline(never)]
@@ -433,14 +414,14 @@ impl<E: Engine> IoThread<E> {
         let now = self.context.now;
         let groups = &mut self.context.groups;
         groups.is_timed = false;
-        let peers = &groups.peers;
         for (number, group) in groups.of_thread.iter_mut().enumerate() {
             let Some(held) = &mut group.held else { continue };
             if now >= held.say_at {
                 held.say_at = now + SAY_HELD_AGAIN;
+                let socket = SocketId { index: held.slot, generation: self.slots[held.slot].key.generation };
                 tracing::warn!(
                     group = number,
-                    peer = peers.get(held.slot).copied().flatten().map(tracing::field::display),
+                    peer = self.engine.peer_address(socket).map(tracing::field::display),
                     held_up_ms = now.saturating_since(held.since).as_millis() as u64,
                     queued_bytes = self.slots[held.slot].machine.queued_bytes(),
                     "a receiver whose queue is full holds up its group"

@@ -36,16 +36,6 @@ pub(crate) enum Arrival<'a> {
     Connected(&'a Connected),
 }
 
-impl Arrival<'_> {
-    /// Whom the connection is with.
-    pub(crate) fn peer(&self) -> SocketAddr {
-        match self {
-            Self::Accepted(accepted) => accepted.peer,
-            Self::Connected(connected) => connected.peer,
-        }
-    }
-}
-
 /// The handlers of one listener, or one kind of outgoing connections, on one I/O thread. A handler is known by a key, which the table chooses.
 pub(crate) trait Handlers {
     /// Makes a handler.

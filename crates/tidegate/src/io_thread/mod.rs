@@ -50,7 +50,7 @@ pub use self::acceptor::{RefusedBecause, WhenFull};
 pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
 pub use self::groups::JoinRefusal;
-pub(crate) use self::groups::{MEMBERSHIP_BYTES, PEER_BYTES};
+pub(crate) use self::groups::MEMBERSHIP_BYTES;
 pub use self::handlers::Accepted;
 pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
 pub use self::producers::{HeldUp, OverflowStats};
@@ -278,7 +278,7 @@ impl<E: Engine> IoThread<E> {
             handler_timers: std::collections::BTreeMap::new(),
             timers_per_connection: setup.timers_per_connection,
             random: setup.engine.random(),
-            groups: Groups::new(slots, setup.groups_per_connection, setup.shared.publishing.is_used()),
+            groups: Groups::new(setup.groups_per_connection),
             shared: Arc::clone(&setup.shared.threads[setup.number]),
             thread: setup.number,
         };
@@ -594,7 +594,6 @@ impl<E: Engine> IoThread<E> {
         let machine = Machine::new(self.context.now, table as u16);
         *self.slots.ensure(socket.index) = Slot { machine, key, table: table as u16, in_use: true, ..Slot::default() };
         self.mark_dirty(socket.index);
-        self.note_peer(socket.index, arrival.peer());
 
         let table = &mut self.tables[table];
         match catch_unwind(AssertUnwindSafe(|| table.open(arrival))) {

@@ -109,7 +109,9 @@ impl<E: Engine> IoThread<E> {
     }
 
     fn say_closed_for_publish_memory(&mut self, index: u32, held: Duration) {
-        let (now, peer) = (self.context.now, self.context.groups.peer(index));
+        let now = self.context.now;
+        let socket = SocketId { index, generation: self.slots[index].key.generation };
+        let peer = self.engine.peer_address(socket);
         let groups = &mut self.context.groups;
         groups.closed_unsaid += 1;
         if groups.closed_said_at.is_none_or(|said| now.saturating_since(said) >= SAY_AGAIN) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::connection::{Flow, FlowControl, MESSAGE_OVERHEAD_BYTES, MinProgress, Overflow};
 use crate::engine::SocketOptions;
-use crate::io_thread::{Accepting, GroupLimits, MEMBERSHIP_BYTES, PEER_BYTES, REQUEST_BYTES, WhenFull};
+use crate::io_thread::{Accepting, GroupLimits, MEMBERSHIP_BYTES, REQUEST_BYTES, WhenFull};
 use crate::memory::{ArenaConfig, PAGE_BYTES};
 
 /// What a server may use: each bound has a name here.
@@ -299,8 +299,9 @@ const GROUPS_MAX: u32 = 1 << 20;
 const LANE_PLACE_BYTES: usize = 16;
 const LANE_BYTES: usize = 1024;
 
-/// What publish memory must have beyond the largest message: the overhead of messages on any number of threads.
-const PUBLISH_SPARE_BYTES: usize = 128 << 10;
+/// What publish memory must have beyond the largest message: the overhead of one on up to 49 I/O threads. With more, messages that are
+/// nearly as large as all of it are refused.
+const PUBLISH_SPARE_BYTES: usize = 4 << 10;
 
 /// Waiting connects by default: as many as messages in a mailbox, or connections in a hand-over.
 const CONNECTS_WAITING: usize = 1024;
@@ -404,7 +405,7 @@ impl Limits {
         }
         let lanes = self.groups as usize * threads * (self.publish_queue as usize * LANE_PLACE_BYTES + LANE_BYTES);
         let memberships = self.groups_per_connection.min(self.groups) as usize * MEMBERSHIP_BYTES;
-        self.publish_memory_bytes + lanes + self.max_connections as usize * (memberships + PEER_BYTES)
+        self.publish_memory_bytes + lanes + self.max_connections as usize * memberships
     }
 
     /// The limits of groups, of which the builder has made `made`.
