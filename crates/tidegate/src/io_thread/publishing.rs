@@ -308,7 +308,7 @@ pub(crate) struct GroupLimits {
 
 impl GroupLimits {
     /// No groups.
-    #[cfg(all(test, loom))]
+    #[cfg(test)]
     pub(crate) const NONE: Self = Self { groups: 0, publish_queue: 0, memory_bytes: 0, message_bytes: 0 };
 }
 
@@ -513,5 +513,72 @@ impl Publishing {
         for group in self.groups.iter().filter_map(OnceLock::get) {
             group.lane(number).pop(usize::MAX, drop);
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::thread;
+
+    /// What two publishers and the owner of a lane do with its places and with the mark of a refused publisher.
+    struct Model {
+        places: Places,
+        refused: AtomicBool,
+        told: AtomicU32,
+    }
+
+    impl Model {
+        fn publish(&self) -> bool {
+            self.places.take() || {
+                self.refused.store(true, Ordering::SeqCst);
+                self.places.take()
+            }
+        }
+
+        /// The owner takes what is there out of the queue, and looks whether somebody is to be told.
+        fn take(&self, places: u32) {
+            self.places.give(places);
+            if self.refused.load(Ordering::SeqCst) && self.places.is_half_empty() {
+                self.refused.store(false, Ordering::SeqCst);
+                self.told.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    #[test]
+    fn loom_a_publisher_that_is_refused_is_told_when_there_is_room() {
+        loom::model(|| {
+            let places = Places::new(1);
+            assert!(places.take());
+            let model = Arc::new(Model { places, refused: AtomicBool::new(false), told: AtomicU32::new(0) });
+            let other = Arc::clone(&model);
+            let owner = thread::spawn(move || other.take(1));
+            let published = model.publish();
+            owner.join().expect("it ends");
+            assert!(published || model.told.load(Ordering::SeqCst) == 1, "refused and never told");
+        });
+    }
+
+    #[test]
+    fn loom_two_publishers_never_have_more_places_than_there_are() {
+        loom::model(|| {
+            let lanes = Arc::new([Places::new(1), Places::new(1)]);
+            let all_or_none = |lanes: &[Places; 2]| {
+                lanes[0].take() && {
+                    let both = lanes[1].take();
+                    if !both {
+                        lanes[0].give(1);
+                    }
+                    both
+                }
+            };
+            let of_other = Arc::clone(&lanes);
+            let other = thread::spawn(move || all_or_none(&of_other));
+            let here = all_or_none(&lanes);
+            let there = other.join().expect("it ends");
+            assert!(here ^ there, "one of two gets the one place: {here}, {there}");
+            assert_eq!((lanes[0].taken(), lanes[1].taken()), (1, 1));
+        });
     }
 }

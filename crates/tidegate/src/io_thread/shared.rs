@@ -370,6 +370,7 @@ pub(crate) type Held<S> = VecDeque<(usize, NewConnection<S>)>;
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::io_thread::publishing::GroupLimits;
 
     fn key(slot: u32, generation: u32) -> ConnectionKey {
         ConnectionKey { slot, generation }
@@ -408,7 +409,7 @@ mod tests {
 
     #[test]
     fn memory_is_short_until_the_last_thread_that_says_so_has_some_again_or_has_ended() {
-        let shared = ServerShared::new(Vec::new(), 0);
+        let shared = ServerShared::new(Vec::new(), 0, Publishing::new(0, GroupLimits::NONE, 0));
         let (one, other) = (Shortage::begin(&shared), Shortage::begin(&shared));
         drop(one);
         assert!(shared.is_short_of_memory());
