@@ -83,6 +83,11 @@
 //! let builder = Server::builder().limits(limits).memory(64 << 20); // send memory is what is left of it
 //! ```
 //!
+//! # Groups
+//!
+//! A [`Group`] sends one message to many connections: published once, from any thread, and copied for none of them. Connections
+//! [join](Connection::join) it. Each receiver's own [`Overflow`] decides what happens when its queue is full.
+//!
 //! # Endings
 //!
 //! [`shutdown`](Connection::shutdown) finishes our side and goes on receiving. [`close`](Connection::close) sends what is queued, then

@@ -5,6 +5,7 @@
 //! of the group goes on the thread's list of lanes with something in them, and whoever finds that list empty wakes the thread: one
 //! hand-over for each thread and publish, and one wake-up for many.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 
 use super::shared::{Phase, ServerShared};
+use super::swallow;
 use crate::memory::{IndexStack, Publication, PublishPool};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -211,8 +213,10 @@ impl GroupShared {
         self.wanted_bytes.store(u64::MAX, Ordering::SeqCst);
         self.refused.store(false, Ordering::SeqCst);
         self.bell.ring();
-        if let Some(notice) = self.notice.get() {
-            notice();
+        if let Some(notice) = self.notice.get()
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(notice))
+        {
+            swallow(panic, "the notice of a group panicked");
         }
     }
 }
@@ -436,17 +440,27 @@ impl Publishing {
         }
         let wanted_bytes = bytes + overhead;
         self.try_to_reserve(group, wanted_bytes).or_else(|_| {
+            self.given_back(server);
             // Says that it was refused, and looks again: whoever makes room either is seen here or sees it.
             group.wanted_bytes.fetch_min(wanted_bytes as u64, Ordering::SeqCst);
             group.refused.store(true, Ordering::SeqCst);
             self.refused.store(true, Ordering::SeqCst);
             self.try_to_reserve(group, wanted_bytes).inspect_err(|why| {
+                self.given_back(server);
                 if matches!(why, PublishRefusal::NoMemory { .. }) {
                     // Whoever holds the memory may be asleep on any thread.
                     server.wake_all();
                 }
             })
         })
+    }
+
+    /// A publisher had something for a moment that it didn't need: another one may have been refused for it, and is told by whoever has
+    /// the next turn.
+    fn given_back(&self, server: &ServerShared) {
+        if self.refused.load(Ordering::SeqCst) {
+            server.threads[0].waker.wake();
+        }
     }
 
     fn try_to_reserve(&self, group: &GroupShared, wanted_bytes: usize) -> Result<usize, PublishRefusal> {
@@ -470,6 +484,7 @@ impl Publishing {
             if here == 0 || lane.queue.push(Arc::clone(&publication)).is_err() {
                 debug_assert_eq!(here, 0, "no room although a place was taken");
                 lane.places.give(1);
+                self.given_back(server);
                 continue;
             }
             if !lane.listed.swap(true, Ordering::AcqRel) && self.ready[thread].push(number) {

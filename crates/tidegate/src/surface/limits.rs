@@ -105,7 +105,7 @@ pub struct Limits {
     /// Publishes of one group that may wait for one I/O thread; beyond it they are refused. Default: 256.
     pub publish_queue: u32,
     /// Memory for what was published to groups and not sent to everybody yet, in bytes. Each payload is charged once, however many receive
-    /// it, with [160 bytes and 80 for each I/O thread](crate::Ceiling::publish_bytes). A server without groups has none. Default: 16 MiB.
+    /// it: its length, 160 bytes, and 80 for each I/O thread. A server without groups has none. Default: 16 MiB.
     pub publish_memory_bytes: usize,
     /// Timers that a handler may set. Default: 4.
     pub timers_per_connection: u8,

@@ -8,6 +8,7 @@ use crate::io_thread::{OverflowStats, RefusedBecause, ServerShared, StatsSum};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     connections: u32,
+    publish_memory_bytes: usize,
     sum: StatsSum,
 }
 
@@ -17,7 +18,8 @@ impl Stats {
         for thread in &shared.threads {
             thread.stats.add_to(&mut sum);
         }
-        Self { connections: shared.connections(), sum }
+        let pool = &shared.publishing.pool;
+        Self { connections: shared.connections(), publish_memory_bytes: pool.total() - pool.free(), sum }
     }
 
     /// Connections now, those on their way to their I/O thread included.
@@ -69,6 +71,11 @@ impl Stats {
     /// Send memory in use now, in bytes, beyond what the floors of the connections pay.
     pub fn send_memory_bytes(&self) -> u64 {
         self.sum.send_memory_bytes
+    }
+
+    /// Publish memory in use now, in bytes: what was published to groups and not sent to everybody yet.
+    pub fn publish_memory_bytes(&self) -> usize {
+        self.publish_memory_bytes
     }
 
     /// How many connections were refused for each cause so far, by its name; causes that did not occur included.
