@@ -23,9 +23,9 @@ fn checked_number(bytes: &[u8]) -> u64 {
     let size = bytes.len();
     assert_eq!(bytes[..4], (size as u32).to_be_bytes());
     let number = u64::from_be_bytes(bytes[4..12].try_into().expect("eight bytes"));
-    for (place, &byte) in bytes.iter().enumerate().skip(20) {
-        assert_eq!(byte, (number as u8).wrapping_add(place as u8), "byte {place} of message {number}");
-    }
+    let first = usize::from(number as u8) + 20;
+    let filler: Vec<u8> = (first..first + size - 20).map(|value| value as u8).collect();
+    assert!(bytes[20..] == filler, "a torn message {number}");
     number
 }
 
@@ -93,6 +93,48 @@ fn a_receiver_that_stops_holds_it_up_and_the_log_says_who_and_memory_stays_flat(
     let ended = server.drained();
     assert!(ended.stderr.contains(&peer.to_string()), "the log names {peer}: {}", ended.stderr);
     assert!(ended.stderr.contains("holds up its group"), "{}", ended.stderr);
+}
+
+/// Healthy ones read this much while others have stopped: more than the kernel and the queues hold for those. The queues hold a second's
+/// worth, so that a busy machine makes no reader a slow one.
+const SIZE: usize = 16 << 10;
+const COUNT: usize = 1_500;
+
+/// Three that read on and three that have stopped; what the healthy ones read has no gaps.
+fn with_stopped_readers(overflow: &str) -> (common::Program, Vec<TcpStream>) {
+    let server = serve(&["ticker", "--interval", "2ms", "--size", "16K", "--send-queue", "8M", "--overflow", overflow]);
+    let stopped: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    let healthy: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    std::thread::scope(|scope| {
+        for stream in &healthy {
+            scope.spawn(move || assert_without_gaps(&read_messages(stream, SIZE, COUNT)));
+        }
+    });
+    (server, stopped)
+}
+
+#[test]
+fn with_the_policy_to_close_the_stopped_ones_end_and_the_others_miss_nothing() {
+    let (server, stopped) = with_stopped_readers("close");
+    drop(stopped);
+    let ended = server.drained();
+    let last = ended.stdout.lines().last().expect("a summary");
+    let closed = &serde_json::from_str::<serde_json::Value>(last).expect("JSON")["closed"];
+    assert_eq!(closed["slow_consumer"], 3, "{closed}");
+}
+
+#[test]
+fn with_the_policy_to_drop_the_oldest_who_wakes_up_sees_a_gap_and_then_the_present() {
+    let (server, stopped) = with_stopped_readers("drop-oldest");
+    for stream in &stopped {
+        let numbers = read_messages(stream, SIZE, COUNT);
+        assert!(numbers.is_sorted_by(|one, next| one < next), "in order, each once");
+        assert!(numbers[COUNT - 1] - numbers[0] > COUNT as u64, "nothing was dropped");
+    }
+    drop(stopped);
+    let ended = server.drained();
+    let ticker = summary(&ended.stdout);
+    assert!(ticker["missed"].as_u64() > Some(0), "{ticker}");
 }
 
 #[test]

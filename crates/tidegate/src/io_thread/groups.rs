@@ -199,7 +199,7 @@ impl Groups {
             let boundary = group.member;
             self.move_member(number, boundary, gap);
             // Who has a part of it is next behind the boundary, and moves with it.
-            if boundary + 1 <= last {
+            if boundary < last {
                 self.move_member(number, boundary + 1, boundary);
                 gap = boundary + 1;
             } else {
