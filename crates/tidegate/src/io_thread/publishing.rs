@@ -16,7 +16,7 @@ use super::shared::{Phase, ServerShared};
 use super::swallow;
 use crate::memory::{IndexStack, Publication, PublishPool};
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Places in a bounded queue, which are taken before anything is put into it.
 pub(crate) struct Places {
@@ -445,6 +445,7 @@ impl Publishing {
             group.wanted_bytes.fetch_min(wanted_bytes as u64, Ordering::SeqCst);
             group.refused.store(true, Ordering::SeqCst);
             self.refused.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
             self.try_to_reserve(group, wanted_bytes).inspect_err(|why| {
                 self.given_back(server);
                 if matches!(why, PublishRefusal::NoMemory { .. }) {
@@ -494,9 +495,12 @@ impl Publishing {
         members
     }
 
-    /// Tells those publishers that were refused for whom there is room again. Costs one load if nobody was.
+    /// Tells those publishers that were refused for whom there is room again. Once in each turn, after what makes room. Costs a fence and a
+    /// load if nobody was.
     #[inline]
     pub(super) fn tell_of_room(&self) {
+        // With that of a publisher that says that it was refused and then looks again: one of the two sees the other.
+        fence(Ordering::SeqCst);
         if self.refused.load(Ordering::SeqCst) {
             self.tell_refused();
         }
@@ -547,6 +551,7 @@ mod loom_tests {
         fn publish(&self) -> bool {
             self.places.take() || {
                 self.refused.store(true, Ordering::SeqCst);
+                fence(Ordering::SeqCst);
                 self.places.take()
             }
         }
@@ -554,6 +559,7 @@ mod loom_tests {
         /// The owner takes what is there out of the queue, and looks whether somebody is to be told.
         fn take(&self, places: u32) {
             self.places.give(places);
+            fence(Ordering::SeqCst);
             if self.refused.load(Ordering::SeqCst) && self.places.is_half_empty() {
                 self.refused.store(false, Ordering::SeqCst);
                 self.told.fetch_add(1, Ordering::SeqCst);

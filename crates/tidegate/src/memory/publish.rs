@@ -35,8 +35,8 @@ impl PublishPool {
 
     /// Gives back a charge.
     pub(crate) fn give(&self, bytes: usize) {
-        // Sequentially consistent with a publisher that was refused, says so, and looks again: one of the two sees the other.
-        let before = self.free.fetch_add(bytes, Ordering::SeqCst);
+        // Release: see `charge`.
+        let before = self.free.fetch_add(bytes, Ordering::Release);
         debug_assert!(
             bytes <= self.total - before,
             "{bytes} bytes given to a pool with {before} of {} free",
@@ -51,7 +51,7 @@ impl PublishPool {
 
     /// Bytes that are not charged at this moment.
     pub(crate) fn free(&self) -> usize {
-        self.free.load(Ordering::SeqCst)
+        self.free.load(Ordering::Relaxed)
     }
 
     /// Whether so little is left that those who hold old payloads must let go: less than an eighth.
