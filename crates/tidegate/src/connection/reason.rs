@@ -47,11 +47,14 @@ pub enum CloseReason {
     ReceiveTooSlow,
     /// The system was out of memory for this connection's socket, and stayed so for 10 s; reset.
     SystemMemory,
+    /// The peer took what was sent to it so slowly that its queue was full and the policy was to close, or stayed without room, or over
+    /// its mark, for longer than it may ([`FlowControl`](crate::FlowControl)); reset.
+    SlowConsumer,
 }
 
 impl CloseReason {
     /// How many names there are.
-    pub(crate) const COUNT: usize = 17;
+    pub(crate) const COUNT: usize = 18;
 
     /// A short fixed name, for counters and logs.
     pub const fn name(&self) -> &'static str {
@@ -77,6 +80,7 @@ impl CloseReason {
         "send_too_slow",
         "receive_too_slow",
         "system_memory",
+        "slow_consumer",
     ];
 
     /// A number below [`COUNT`](Self::COUNT), for counters.
@@ -99,6 +103,7 @@ impl CloseReason {
             Self::SendTooSlow => 14,
             Self::ReceiveTooSlow => 15,
             Self::SystemMemory => 16,
+            Self::SlowConsumer => 17,
         }
     }
 

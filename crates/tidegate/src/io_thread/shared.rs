@@ -10,6 +10,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::connecting::ConnectQueue;
 use super::per_address::Ticket;
+use super::publishing::Publishing;
 use super::stats::ThreadStats;
 use crate::engine::Waker;
 use crate::memory::IndexStack;
@@ -136,14 +137,14 @@ pub(crate) struct ThreadShared {
 }
 
 impl ThreadShared {
-    /// For a thread with `slots` connection slots, where at most `connects` requests for connections wait.
-    pub(crate) fn new(waker: Waker, slots: u32, connects: usize) -> Arc<Self> {
+    /// For a thread with `slots` connection slots and `tables` tables of handlers, where at most `connects` requests for connections wait.
+    pub(crate) fn new(waker: Waker, slots: u32, connects: usize, tables: usize) -> Arc<Self> {
         Arc::new(Self {
             waker,
             requests: CloseRequests::new(slots),
             connections: AtomicU32::new(0),
             connects: ConnectQueue::new(connects),
-            stats: ThreadStats::default(),
+            stats: ThreadStats::new(tables),
         })
     }
 
@@ -183,11 +184,13 @@ pub(crate) struct ServerShared {
     pub threads: Box<[Arc<ThreadShared>]>,
     /// Tickets of released connections, on their way back to the acceptor.
     pub returned_tickets: IndexStack,
+    /// The groups.
+    pub publishing: Publishing,
 }
 
 impl ServerShared {
     /// For these threads, with so many tickets: as many as connections if those are counted for each address, or none.
-    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>, tickets: u32) -> Arc<Self> {
+    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>, tickets: u32, publishing: Publishing) -> Arc<Self> {
         Arc::new(Self {
             phase: AtomicU8::new(0),
             accepting: AtomicBool::new(true),
@@ -197,6 +200,7 @@ impl ServerShared {
             outgoing: AtomicU32::new(0),
             threads: threads.into_boxed_slice(),
             returned_tickets: IndexStack::new(tickets),
+            publishing,
         })
     }
 
@@ -301,7 +305,7 @@ impl ServerShared {
         }
     }
 
-    fn wake_all(&self) {
+    pub(super) fn wake_all(&self) {
         for thread in &self.threads {
             thread.waker.wake();
         }
@@ -366,6 +370,7 @@ pub(crate) type Held<S> = VecDeque<(usize, NewConnection<S>)>;
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::io_thread::publishing::GroupLimits;
 
     fn key(slot: u32, generation: u32) -> ConnectionKey {
         ConnectionKey { slot, generation }
@@ -404,7 +409,7 @@ mod tests {
 
     #[test]
     fn memory_is_short_until_the_last_thread_that_says_so_has_some_again_or_has_ended() {
-        let shared = ServerShared::new(Vec::new(), 0);
+        let shared = ServerShared::new(Vec::new(), 0, Publishing::new(0, GroupLimits::NONE, 0));
         let (one, other) = (Shortage::begin(&shared), Shortage::begin(&shared));
         drop(one);
         assert!(shared.is_short_of_memory());
@@ -428,6 +433,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use crate::io_thread::publishing::GroupLimits;
     use loom::thread;
 
     fn key(generation: u32) -> ConnectionKey {
@@ -461,7 +467,11 @@ mod loom_tests {
     fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
         loom::model(|| {
             let waker = || Waker::new(std::sync::Arc::new(|| {}));
-            let shared = ServerShared::new((0..2).map(|_| ThreadShared::new(waker(), 1, 1)).collect(), 0);
+            let shared = ServerShared::new(
+                (0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1)).collect(),
+                0,
+                Publishing::new(2, GroupLimits::NONE, 0),
+            );
             // One place is the listener's credit already; of two outgoing connections, one may be.
             assert_eq!(shared.take_places(1, 2), 1);
             let live = Arc::new(AtomicU32::new(0));

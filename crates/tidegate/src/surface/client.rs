@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::connection::FlowControl;
 use crate::io_thread::{ConnectFailed, ConnectRequest, NotQueued, OnFailed, Outgoing, ServerShared, Target};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -14,6 +15,7 @@ use crate::sync::atomic::Ordering;
 pub struct Client {
     connect_timeout: Duration,
     on_failed: Option<OnFailed>,
+    flow: Option<FlowControl>,
 }
 
 impl Client {
@@ -23,7 +25,7 @@ impl Client {
 
     /// TCP.
     pub fn tcp() -> Self {
-        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None }
+        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None, flow: None }
     }
 
     /// How long a connect may take, from when an I/O thread has begun it; then it fails with
@@ -38,6 +40,17 @@ impl Client {
     pub fn on_failed(mut self, tell: impl Fn(&ConnectFailed) + Send + Sync + 'static) -> Self {
         self.on_failed = Some(std::sync::Arc::new(tell));
         self
+    }
+
+    /// What may wait to be sent on each connection, and what happens at the limit: as
+    /// [`Listener::flow`](crate::Listener::flow).
+    pub fn flow(mut self, flow: FlowControl) -> Self {
+        self.flow = Some(flow);
+        self
+    }
+
+    pub(super) fn flow_control(&self) -> Option<&FlowControl> {
+        self.flow.as_ref()
     }
 
     pub(super) fn outgoing(&self) -> Outgoing {

@@ -25,7 +25,9 @@ pub trait Handler: Sized + 'static {
     /// may be refused: `send` says so and gives them back.
     fn on_read(&mut self, connection: &mut Connection<'_, Self::Message>, data: Buffer);
 
-    /// There is room again after a send was refused or had passed the high mark.
+    /// There is room again after a send was refused or had passed the high mark. Room that the handler has made itself, because older
+    /// messages were dropped for a new one or by [`Connection::set_flow`](crate::Connection::set_flow), is told when the next send has
+    /// begun.
     fn on_writable(&mut self, connection: &mut Connection<'_, Self::Message>) {
         let _ = connection;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::connection::FlowControl;
 use crate::engine::{ANSWER_BYTES_MAX, SocketOptions, apply_socket_options, defer_accept};
 
 /// A place to accept connections at.
@@ -15,6 +16,7 @@ pub struct Listener {
     backlog: u32,
     busy_answer: Bytes,
     defer_accept: Option<Duration>,
+    flow: Option<FlowControl>,
 }
 
 impl Listener {
@@ -24,7 +26,7 @@ impl Listener {
 
     /// TCP at `address`; port 0 lets the system choose one ([`Bound::local_addrs`](crate::Bound::local_addrs) tells which).
     pub fn tcp(address: SocketAddr) -> Self {
-        Self { address, backlog: Self::BACKLOG, busy_answer: Bytes::new(), defer_accept: None }
+        Self { address, backlog: Self::BACKLOG, busy_answer: Bytes::new(), defer_accept: None, flow: None }
     }
 
     /// How many connections may wait to be accepted, [`BACKLOG`](Self::BACKLOG) by default.
@@ -57,6 +59,14 @@ impl Listener {
         self
     }
 
+    /// What may wait to be sent on each connection, and what happens at the limit, in place of what [`Limits`](crate::Limits) says.
+    /// [`bind`](crate::ServerBuilder::bind) checks it. A handler may change it for its connection
+    /// ([`Connection::set_flow`](crate::Connection::set_flow)).
+    pub fn flow(mut self, flow: FlowControl) -> Self {
+        self.flow = Some(flow);
+        self
+    }
+
     /// The address that was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -64,6 +74,10 @@ impl Listener {
 
     pub(crate) fn backlog_connections(&self) -> u32 {
         self.backlog
+    }
+
+    pub(crate) fn flow_control(&self) -> Option<&FlowControl> {
+        self.flow.as_ref()
     }
 
     pub(crate) fn answer(&self) -> &Bytes {

@@ -3,6 +3,9 @@
 mod client;
 mod connection;
 mod engines;
+mod group;
+#[cfg(all(test, not(loom)))]
+mod group_tests;
 mod handle;
 mod handler;
 mod kernel;
@@ -20,6 +23,7 @@ mod table;
 pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector};
 pub use self::connection::Connection;
 pub use self::engines::EngineChoice;
+pub use self::group::{Group, GroupsExhausted, PublishRefused};
 pub use self::handle::{ConnectionHandle, PostError};
 pub use self::handler::Handler;
 pub use self::limits::{Ceiling, Limits, LimitsError};
@@ -29,7 +33,10 @@ pub use self::report::Report;
 pub use self::server::{BindError, Bound, RunError, Server, ServerBuilder, ServerHandle};
 pub use self::stats::Stats;
 pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
-pub use crate::io_thread::{Accepted, ConnectError, ConnectFailed, Connected, RefusedBecause, Target, WhenFull};
+pub use crate::io_thread::{
+    Accepted, ConnectError, ConnectFailed, Connected, GroupStats, HeldUp, JoinRefusal, OverflowStats, PublishRefusal,
+    RefusedBecause, Target, WhenFull,
+};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).
 pub mod sim {
