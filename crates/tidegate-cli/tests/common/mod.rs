@@ -91,6 +91,16 @@ impl Start {
         self
     }
 
+    /// As the last arguments of another program, which must become it: `ip netns exec <name>` does.
+    pub fn through(mut self, program: &[&str]) -> Self {
+        if let [name, arguments @ ..] = program {
+            let mut outer = Command::new(name);
+            outer.args(arguments).arg(self.command.get_program()).args(self.command.get_args()).env_remove("RUST_LOG");
+            self.command = outer;
+        }
+        self
+    }
+
     /// Where the system refuses these calls with `error`, as container engines do.
     pub fn refused(mut self, calls: &'static [libc::c_long], error: i32) -> Self {
         sandbox::refuse(&mut self.command, calls, error);

@@ -1,0 +1,42 @@
+//! What the tests need of the machine, and what they say when it isn't there.
+
+use std::io::Write as _;
+use std::process::Command;
+
+/// Set to anything, it makes a failure of a test that would be skipped: for machines that are known to have everything.
+const MUST_RUN: &str = "TIDEGATE_TEST_MUST_RUN";
+
+/// Says on stderr what is missing. By itself, because the test harness keeps to itself what a test that passes prints.
+pub fn skip(what: &str, missing: &str) {
+    assert!(std::env::var_os(MUST_RUN).is_none(), "{what}: {missing}, and {MUST_RUN} is set");
+    let _ = writeln!(std::io::stderr(), "skipped: {what}: {missing}");
+}
+
+/// Runs a test on an engine, if it can run here and the run of the tests isn't about the other one.
+pub fn engine(name: &str, test: impl Fn(&str)) {
+    if std::env::var("TIDEGATE_TEST_ENGINE").is_ok_and(|only| only != name && only != "auto") {
+        return;
+    }
+    match tidegate::probe().engines.into_iter().find(|engine| engine.name == name).and_then(|engine| engine.refusal) {
+        Some(refusal) => skip(name, &refusal),
+        None => test(name),
+    }
+}
+
+/// Whether these programs are there and the test runs as root; says what is missing.
+pub fn root_and(programs: &[&str], what: &str) -> bool {
+    let missing: Vec<&str> = programs.iter().copied().filter(|program| !is_installed(program)).collect();
+    if !missing.is_empty() {
+        skip(what, &format!("not installed: {}", missing.join(", ")));
+        return false;
+    }
+    if !rustix::process::geteuid().is_root() {
+        skip(what, "not root");
+        return false;
+    }
+    true
+}
+
+fn is_installed(program: &str) -> bool {
+    Command::new("sh").args(["-c", &format!("command -v {program} >/dev/null")]).status().is_ok_and(|it| it.success())
+}
