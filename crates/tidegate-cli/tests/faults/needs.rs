@@ -3,12 +3,18 @@
 use std::io::Write as _;
 use std::process::Command;
 
-/// Set to anything, it makes a failure of a test that would be skipped: for machines that are known to have everything.
+/// Set to anything, it makes a failure of a test that would be skipped for want of a tool or a right: for machines that are known to
+/// have them.
 const MUST_RUN: &str = "TIDEGATE_TEST_MUST_RUN";
 
-/// Says on stderr what is missing. By itself, because the test harness keeps to itself what a test that passes prints.
+/// A tool or a right is missing, which somebody can change.
 pub fn skip(what: &str, missing: &str) {
     assert!(std::env::var_os(MUST_RUN).is_none(), "{what}: {missing}, and {MUST_RUN} is set");
+    not_here(what, missing);
+}
+
+/// The system has none of it. Says so on stderr, by itself, because the test harness keeps what a test that passes prints.
+pub fn not_here(what: &str, missing: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {what}: {missing}");
 }
 
@@ -18,7 +24,7 @@ pub fn engine(name: &str, test: impl Fn(&str)) {
         return;
     }
     match tidegate::probe().engines.into_iter().find(|engine| engine.name == name).and_then(|engine| engine.refusal) {
-        Some(refusal) => skip(name, &refusal),
+        Some(refusal) => not_here(name, &refusal),
         None => test(name),
     }
 }
