@@ -12,8 +12,14 @@ use crate::tracer::Tracer;
 /// Connections that talk while calls fail.
 const TALKERS: u64 = 8;
 
-/// What each of them says, at least, in bytes.
-const TALK_BYTES: usize = 400_000;
+/// What each of them says at a time, at least, in bytes.
+const TALK_BYTES: usize = 200_000;
+
+/// How often a call fails in each thread.
+const TIMES: u32 = 20;
+
+/// Errors that pass.
+const PASSING: [&str; 4] = ["EINTR", "EAGAIN", "ENOMEM", "ENOBUFS"];
 
 /// A test on the engine that this is about.
 fn on_readiness(what: &str, test: fn()) {
@@ -22,23 +28,28 @@ fn on_readiness(what: &str, test: fn()) {
     }
 }
 
-/// Calls of the server fail while [`TALKERS`] talk; nothing may be lost or doubled.
-fn nothing_is_lost_when(calls: &str, errors: &[&str], first: u32, every: u32) {
+/// One of `every` calls fails, in each thread of the server [`TIMES`] times, while [`TALKERS`] talk; nothing may be lost or doubled.
+fn nothing_is_lost_when(calls: &str, errors: &[&str], every: u32) {
     let server = Server::start("readiness", &["echo"], &[], None);
     let mut said = 0;
     for (error, round) in errors.iter().zip(1..) {
         let mut talkers: Vec<Talker> =
             (0..TALKERS).map(|number| Talker::new(common::connect(server.address()), round * 100 + number)).collect();
-        let Some(tracer) = Tracer::inject(&server, calls, error, first, every) else { return };
-        std::thread::scope(|scope| {
-            for talker in &mut talkers {
-                scope.spawn(|| {
-                    assert!(talker.talk(Some(TALK_BYTES)), "{calls} fails with {error}, and a connection ends")
-                });
+        let Some(tracer) = Tracer::inject(&server, calls, error, every, TIMES) else { return };
+        // Until no more fail.
+        let mut injected = 0;
+        loop {
+            std::thread::scope(|scope| {
+                for talker in &mut talkers {
+                    scope.spawn(|| assert!(talker.talk(Some(TALK_BYTES)), "{calls} fails with {error}: an end"));
+                }
+            });
+            let before = std::mem::replace(&mut injected, tracer.injected());
+            if injected >= TIMES as usize && injected == before {
+                break;
             }
-        });
-        let injected = tracer.stop();
-        assert!(injected >= 20, "{calls} failed {injected} times with {error}");
+        }
+        tracer.stop();
         said += talkers.into_iter().map(Talker::finish).sum::<u64>();
     }
     let summary = server.drained();
@@ -48,27 +59,23 @@ fn nothing_is_lost_when(calls: &str, errors: &[&str], first: u32, every: u32) {
 
 #[test]
 fn a_receive_that_is_interrupted_or_finds_nothing_or_no_memory_is_made_again() {
-    on_readiness("receives that fail", || {
-        nothing_is_lost_when("recvfrom", &["EINTR", "EAGAIN", "ENOMEM", "ENOBUFS"], 2, 5)
-    });
+    on_readiness("receives that fail", || nothing_is_lost_when("recvfrom", &PASSING, 5));
 }
 
 #[test]
 fn a_send_that_is_interrupted_or_finds_no_room_or_no_memory_is_made_again() {
-    on_readiness("sends that fail", || {
-        nothing_is_lost_when("sendto,sendmsg", &["EINTR", "EAGAIN", "ENOMEM", "ENOBUFS"], 2, 5)
-    });
+    on_readiness("sends that fail", || nothing_is_lost_when("sendto,sendmsg", &PASSING, 5));
 }
 
 #[test]
 fn a_wait_that_is_interrupted_is_made_again() {
-    on_readiness("waits that fail", || nothing_is_lost_when("epoll_pwait2", &["EINTR"], 1, 2));
+    on_readiness("waits that fail", || nothing_is_lost_when("epoll_pwait2", &["EINTR"], 2));
 }
 
 /// While one accept in `every` fails with `error`, all who come are served in the end.
 fn all_are_accepted_when(error: &str, every: u32) {
     let server = Server::start("readiness", &["echo"], &[], None);
-    let Some(tracer) = Tracer::inject(&server, "accept4", error, 1, every) else { return };
+    let Some(tracer) = Tracer::inject(&server, "accept4", error, every, 10) else { return };
     let mut streams: Vec<TcpStream> = Vec::new();
     while tracer.injected() < 10 {
         let stream = common::connect(server.address());
@@ -110,8 +117,9 @@ fn connections_end_when(calls: &str, error: &str, every: u32, reason: &str) {
     let server = Server::start("readiness", &["echo"], &[], None);
     let mut stays = Talker::new(common::connect(server.address()), 1);
     assert!(stays.talk(Some(10_000)));
-    let Some(tracer) = Tracer::inject(&server, calls, error, every, every) else { return };
+    let Some(tracer) = Tracer::inject(&server, calls, error, every, 5) else { return };
     let mut ended = 0;
+    // Five times in each of two threads.
     for number in 0..1_000 {
         let injected = tracer.injected();
         if injected >= 10 {

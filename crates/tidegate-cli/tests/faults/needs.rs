@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Set to anything, it makes a failure of a test that would be skipped for want of a tool or a right: for machines that are known to
 /// have them.
@@ -23,10 +24,20 @@ pub fn engine(name: &str, test: impl Fn(&str)) {
     if std::env::var("TIDEGATE_TEST_ENGINE").is_ok_and(|only| only != name && only != "auto") {
         return;
     }
-    match tidegate::probe().engines.into_iter().find(|engine| engine.name == name).and_then(|engine| engine.refusal) {
-        Some(refusal) => not_here(name, &refusal),
+    match refusals().iter().find(|(engine, _)| *engine == name) {
+        Some((_, refusal)) => not_here(name, refusal),
         None => test(name),
     }
+}
+
+/// The engines that can't run here, and why. Asked on a thread of its own, because the kernel takes a ring down later, and interrupts
+/// the calls of the thread that had it.
+fn refusals() -> &'static [(&'static str, String)] {
+    static REFUSALS: OnceLock<Vec<(&str, String)>> = OnceLock::new();
+    REFUSALS.get_or_init(|| {
+        let probe = std::thread::spawn(tidegate::probe).join().expect("it only looks");
+        probe.engines.into_iter().filter_map(|engine| Some((engine.name, engine.refusal?))).collect()
+    })
 }
 
 /// Whether these programs are there and the test runs as root; says what is missing.

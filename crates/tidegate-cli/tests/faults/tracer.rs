@@ -23,15 +23,18 @@ impl Tracer {
         needs::root_and(&["strace"], what)
     }
 
-    /// From now on `calls` (a list with commas) of all threads of the server fail with `error`, in each thread from the `first` on one in
-    /// `every`. `None`: the tracer may not, and has said so.
-    pub fn inject(server: &Server, calls: &str, error: &str, first: u32, every: u32) -> Option<Self> {
+    /// From now on `calls` (a list with commas) of all threads of the server fail with `error`, in each thread one in `every` until `times`
+    /// have. `None`: the tracer may not, and has said so.
+    ///
+    /// It ends by itself, because a tracer that is told to go in the middle of a call that is to fail leaves it to fail in another way.
+    pub fn inject(server: &Server, calls: &str, error: &str, every: u32, times: u32) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let trace = std::env::temp_dir().join(format!("tidegate-faults-{}-{number}.trace", std::process::id()));
         let mut child = Command::new("strace")
             .args(["-f", "-p", &server.pid().as_raw_nonzero().to_string(), "-e", &format!("trace={calls}")])
-            .args(["-e", &format!("inject={calls}:error={error}:when={first}+{every}"), "-e", "signal=none", "-o"])
+            .args(["-e", &format!("inject={calls}:error={error}:when={every}..{}+{every}", every * times)])
+            .args(["-e", "signal=none", "-o"])
             .arg(&trace)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -59,7 +62,7 @@ impl Tracer {
         fs::read_to_string(&self.trace).unwrap_or_default().matches("(INJECTED)").count()
     }
 
-    /// From now on calls do what they should. How many have failed.
+    /// Goes. How many calls have failed.
     pub fn stop(mut self) -> usize {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("it was not waited for");
         self.child.wait().expect("it is our child");
