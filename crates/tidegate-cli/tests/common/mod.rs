@@ -272,7 +272,8 @@ pub fn assert_echoed(stream: &TcpStream, bytes: &[u8]) {
     });
 }
 
-/// Reads as many bytes as `expected` has, and compares.
+/// Reads as many bytes as `expected` has, and compares. A read with a timeout is not restarted when the process was stopped and goes on,
+/// so that it can be interrupted.
 pub fn assert_receives(mut stream: &TcpStream, expected: &[u8]) {
     let mut chunk = vec![0; 64 << 10];
     let mut at = 0;
@@ -281,6 +282,7 @@ pub fn assert_receives(mut stream: &TcpStream, expected: &[u8]) {
         let count = match stream.read(&mut chunk[..room]) {
             Ok(0) => panic!("the stream ends after {at} of {} bytes", expected.len()),
             Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => panic!("after {at} of {} bytes: {error}", expected.len()),
         };
         assert!(chunk[..count] == expected[at..at + count], "different bytes after {at} of {}", expected.len());
@@ -309,6 +311,7 @@ pub fn send_until_blocked(mut stream: &TcpStream) -> usize {
         match stream.write(&chunk[sent % chunk.len()..]) {
             Ok(count) => sent += count,
             Err(error) if is_timeout(&error) || is_reset(&error) => return sent,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => panic!("after {sent} bytes: {error}"),
         }
     }

@@ -1,6 +1,6 @@
 //! A client that says more and more while it waits for the answers, and checks every byte of them.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,7 @@ impl Talker {
                     }
                 }
                 Err(error) if common::is_reset(&error) => return false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("after {} bytes: {error}", self.heard),
             }
         }
@@ -89,7 +90,7 @@ impl Talker {
         let to = (from + PIECE_BYTES).min(self.words.len());
         match self.stream.write(&self.words[from..to]) {
             Ok(count) => self.said += count,
-            Err(error) if common::is_timeout(&error) => {}
+            Err(error) if common::is_timeout(&error) || error.kind() == ErrorKind::Interrupted => {}
             Err(error) if common::is_reset(&error) => return false,
             Err(error) => panic!("after {} bytes: {error}", self.said),
         }
