@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// What version 1 charges to the cgroup for a connection besides the buffers, which it counts by themselves: the socket, its file
@@ -37,7 +38,9 @@ impl MemoryCgroup {
         let read = |path| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
         let (own, mounts) = (read("/proc/self/cgroup")?, read("/proc/self/mountinfo")?);
         let (parent, version) = parent(&own, &mounts).ok_or("the system shows no memory cgroup")?;
-        let name = format!("tidegate-attacks-{}", std::process::id());
+        // A process may have several.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tidegate-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut refusals = Vec::new();
         // In version 2, only a cgroup without processes of its own can have limited ones below it: the next ones up may.
         for place in parent.ancestors().take(if version == Version::Two { 3 } else { 1 }) {

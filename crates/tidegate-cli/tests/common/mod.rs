@@ -91,6 +91,16 @@ impl Start {
         self
     }
 
+    /// As the last arguments of another program, which must become it: `ip netns exec <name>` does.
+    pub fn through(mut self, program: &[&str]) -> Self {
+        if let [name, arguments @ ..] = program {
+            let mut outer = Command::new(name);
+            outer.args(arguments).arg(self.command.get_program()).args(self.command.get_args()).env_remove("RUST_LOG");
+            self.command = outer;
+        }
+        self
+    }
+
     /// Where the system refuses these calls with `error`, as container engines do.
     pub fn refused(mut self, calls: &'static [libc::c_long], error: i32) -> Self {
         sandbox::refuse(&mut self.command, calls, error);
@@ -262,7 +272,8 @@ pub fn assert_echoed(stream: &TcpStream, bytes: &[u8]) {
     });
 }
 
-/// Reads as many bytes as `expected` has, and compares.
+/// Reads as many bytes as `expected` has, and compares. A read with a timeout is not restarted when the process was stopped and goes on,
+/// so that it can be interrupted.
 pub fn assert_receives(mut stream: &TcpStream, expected: &[u8]) {
     let mut chunk = vec![0; 64 << 10];
     let mut at = 0;
@@ -271,6 +282,7 @@ pub fn assert_receives(mut stream: &TcpStream, expected: &[u8]) {
         let count = match stream.read(&mut chunk[..room]) {
             Ok(0) => panic!("the stream ends after {at} of {} bytes", expected.len()),
             Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => panic!("after {at} of {} bytes: {error}", expected.len()),
         };
         assert!(chunk[..count] == expected[at..at + count], "different bytes after {at} of {}", expected.len());
@@ -299,6 +311,7 @@ pub fn send_until_blocked(mut stream: &TcpStream) -> usize {
         match stream.write(&chunk[sent % chunk.len()..]) {
             Ok(count) => sent += count,
             Err(error) if is_timeout(&error) || is_reset(&error) => return sent,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => panic!("after {sent} bytes: {error}"),
         }
     }

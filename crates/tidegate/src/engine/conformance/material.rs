@@ -1,7 +1,7 @@
 //! Bytes to send, with which losses, repeats and early frees are seen.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -69,6 +69,9 @@ pub(super) fn gather_of(payload: impl Into<Payload>) -> Box<Gather> {
     gather
 }
 
+/// Where the bytes of dropped payloads are: a checker for leaks sees that these are kept on purpose.
+static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
 /// A payload of which one can tell whether it was dropped. What it held is overwritten then, and never given to
 /// the allocator again, so that whoever still reads it reads wrong bytes and nothing worse.
 pub(super) struct Watched {
@@ -79,7 +82,9 @@ pub(super) struct Watched {
 impl Watched {
     /// A payload of `bytes` that adds one to `drops` when it is dropped.
     pub(super) fn payload(bytes: Vec<u8>, drops: &Arc<AtomicUsize>) -> Payload {
-        Payload::from(Bytes::from_owner(Self { bytes: bytes.leak(), drops: Arc::clone(drops) }))
+        let bytes = bytes.leak();
+        KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(bytes.as_ptr().expose_provenance());
+        Payload::from(Bytes::from_owner(Self { bytes, drops: Arc::clone(drops) }))
     }
 }
 

@@ -153,8 +153,12 @@ impl Listeners {
                     .and_then(|()| selector.add_listener(socket, Key::of_listener(number)));
                 match registered {
                     Ok(()) => listener.registered = true,
-                    // Tried again by the next poll after somebody has asked for something.
-                    Err(error) => tracing::error!(%error, "can't watch a listener"),
+                    // Whoever wants connections has to be told, or would wait for them for ever. It is tried again when more are asked for.
+                    Err(error) if listener.credit > 0 => {
+                        listener.credit -= 1;
+                        out.push(Completion::AcceptFailed { listener: id, error });
+                    }
+                    Err(_) => {}
                 }
             }
             self.more |= listener.readable && listener.credit > 0;

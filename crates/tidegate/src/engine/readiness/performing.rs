@@ -112,7 +112,7 @@ impl ReadinessEngine {
     pub(super) fn send_now(&mut self, index: u32, out: &mut Completions) {
         let socket = &mut self.sockets[index];
         let Some(gather) = &socket.send else { return };
-        let result = match &socket.descriptor {
+        let mut result = match &socket.descriptor {
             _ if !socket.ready.writable => Err(io::ErrorKind::WouldBlock.into()),
             None => Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
             Some(descriptor) => loop {
@@ -137,6 +137,9 @@ impl ReadinessEngine {
             // Nothing is wrong with the stream when the system has no memory for it: the caller may try again.
             if socket.broken == 0 && error.kind() != io::ErrorKind::OutOfMemory {
                 socket.broken = error.raw_os_error().unwrap_or(0);
+            } else if !socket.registered && socket.broken != 0 {
+                // What made it unfit for use is why it fails, and not that it was shut down for that.
+                result = Err(io::Error::from_raw_os_error(socket.broken));
             }
         }
         socket.send_waits = false;

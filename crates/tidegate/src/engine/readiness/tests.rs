@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -449,17 +450,56 @@ fn a_backlog_is_emptied_without_being_told_again() {
     drop(peers);
 }
 
+/// A descriptor that no selector takes.
+fn unwatchable() -> OwnedFd {
+    let file = std::fs::File::open("/etc/passwd").or_else(|_| std::fs::File::open("/dev/null")).expect("a file");
+    OwnedFd::from(file)
+}
+
 /// What can't be watched is no connection that hangs for ever.
 #[test]
 fn a_descriptor_that_can_not_be_watched_fails_its_receive() {
     let mut bench = Bench::new(2, BUFFER_BYTES);
-    let file = std::fs::File::open("/etc/passwd").or_else(|_| std::fs::File::open("/dev/null")).expect("a file");
-    let stream = ReadinessStream::from(TcpStream::from(std::os::fd::OwnedFd::from(file)));
+    let stream = ReadinessStream::from(TcpStream::from(unwatchable()));
     let socket = bench.engine.adopt(stream).expect("a place");
     bench.engine.receive(socket).expect("a live socket");
     bench.expect("the failure", |event| matches!(event, Event::ReceiveFailed { .. }));
     bench.engine.close(socket, CloseMode::Orderly).expect("a live socket");
     bench.expect("the close", |event| matches!(event, Event::Closed { .. }));
+}
+
+/// It was shut down because it can't be watched. A send that then found it shut was taken for a reset by the peer.
+#[test]
+fn a_send_on_a_descriptor_that_can_not_be_watched_fails_for_that_reason() {
+    let mut bench = Bench::new(2, BUFFER_BYTES);
+    let stream = ReadinessStream::from(TcpStream::from(unwatchable()));
+    let socket = bench.engine.adopt(stream).expect("a place");
+    bench.engine.send(socket, gather_of(b"never")).expect("a live socket");
+    let event = bench.expect("the failure", |event| matches!(event, Event::Sent { .. }));
+    let Event::Sent { result: Err(error), .. } = event else { panic!("{event:?}") };
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM), "what the selector said");
+}
+
+/// A listener that couldn't be watched at first was not tried again: nobody was ever accepted.
+#[test]
+fn a_listener_that_can_not_be_watched_fails_an_accept_and_is_tried_again_when_more_are_asked_for() {
+    let mut bench = Bench::new(2, BUFFER_BYTES);
+    let descriptor = unwatchable();
+    let number = descriptor.as_raw_fd();
+    let listener = bench.engine.listen(TcpListener::from(descriptor).into());
+    for credit in [3, 0] {
+        bench.engine.accept(listener, credit);
+        bench.expect("the failure", |event| matches!(event, Event::AcceptFailed { .. }));
+        bench.expect_quiet();
+    }
+    // What was in the way is gone: behind the number there is a listener now.
+    let address = bench.home.local_addr().expect("its address");
+    // SAFETY: takes no pointers; the descriptor that is replaced is the engine's, which goes by its number only.
+    let replaced = unsafe { libc::dup2(bench.home.as_raw_fd(), number) };
+    assert_eq!(replaced, number);
+    bench.engine.accept(listener, 0);
+    let _peer = TcpStream::connect(address).expect("it listens");
+    bench.expect("the one credit that is left", |event| matches!(event, Event::Accepted { .. }));
 }
 
 /// A connect that fails is told once, and the socket that it leaves is not watched.
