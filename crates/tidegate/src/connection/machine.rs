@@ -420,7 +420,7 @@ impl Machine {
         if self.inbox.is_empty()
             && self.marks.has(Mark::PeerFinished)
             && !self.marks.has(Mark::PeerFinishTold)
-            && !self.marks.has(Mark::PausedByHandler)
+            && !self.marks.has_any(Self::AWAITED)
         {
             self.marks.set(Mark::PeerFinishTold, true);
             return Some(Step::PeerShutdown);
@@ -430,7 +430,7 @@ impl Machine {
             && !self.marks.has(Mark::WaitsForMemory)
             && self.has_room_for_wanted(pools)
         {
-            self.marks.set(Mark::OwesWritable, false);
+            self.marks.clear(Marks::of(&[Mark::OwesWritable, Mark::OffloadRefused]));
             if !self.marks.has(Mark::ShutdownWanted) {
                 return Some(Step::Writable);
             }
@@ -464,13 +464,13 @@ impl Machine {
         self.life == Life::Open
     }
 
-    /// Whether nothing is queued, in flight or received and undelivered.
+    /// Whether nothing is queued, in flight, being worked on or received and undelivered.
     pub(crate) fn is_idle(&self) -> bool {
         self.life == Life::Open
             && self.queue.is_empty()
             && self.inbox.is_empty()
             && self.unsent.is_none()
-            && !self.marks.has(Mark::Sending)
+            && !self.marks.has_any(Self::BUSY)
     }
 
     /// Whether there is certainly no next step: open, nothing to send, nothing owed, nothing kept, receiving.
@@ -498,13 +498,31 @@ impl Machine {
         Mark::ShutdownWanted,
         Mark::SystemShort,
         Mark::Rearm,
+        Mark::OffloadFull,
+        Mark::OffloadRefused,
+        Mark::WaitsToOffload,
     ]);
 
     /// What a half-close looks at: that it is wanted, not told yet, and nothing is in flight before it.
     const HALF_CLOSING: Marks = Marks::of(&[Mark::ShutdownWanted, Mark::ShutdownTold, Mark::Sending]);
 
     /// What keeps a connection from being read.
-    const UNREAD: Marks = Marks::of(&[Mark::PausedByHandler, Mark::QueueHigh, Mark::WaitsForMemory, Mark::SystemShort]);
+    const UNREAD: Marks = Marks::of(&[
+        Mark::PausedByHandler,
+        Mark::QueueHigh,
+        Mark::WaitsForMemory,
+        Mark::SystemShort,
+        Mark::OffloadFull,
+        Mark::OffloadRefused,
+        Mark::WaitsToOffload,
+    ]);
+
+    /// What keeps a connection from being idle.
+    const BUSY: Marks = Marks::of(&[Mark::Sending, Mark::Offloading, Mark::OffloadRefused, Mark::WaitsToOffload]);
+
+    /// What the peer's end waits for: the handler may have answers to give.
+    const AWAITED: Marks =
+        Marks::of(&[Mark::PausedByHandler, Mark::Offloading, Mark::OffloadRefused, Mark::WaitsToOffload]);
 
     /// Whether it waits in line for send memory.
     pub(crate) fn waits_for_memory(&self) -> bool {
@@ -548,7 +566,7 @@ impl Machine {
     }
 
     /// The handler is to be told when there is room: for `wanted_bytes` in the queue, and for a reply.
-    fn owe_writable(&mut self, wanted_bytes: usize) {
+    pub(super) fn owe_writable(&mut self, wanted_bytes: usize) {
         // Without this it would be told while the message still doesn't fit, try again, and be told again, for ever.
         let wanted_bytes = u32::try_from(wanted_bytes).unwrap_or(u32::MAX);
         self.wanted_bytes =

@@ -47,11 +47,13 @@ pub enum CloseReason {
     ReceiveTooSlow,
     /// The system was out of memory for this connection's socket, and stayed so for 10 s; reset.
     SystemMemory,
+    /// A job that the handler had [offloaded](crate::Connection::offload) panicked; reset.
+    OffloadPanicked,
 }
 
 impl CloseReason {
     /// How many names there are.
-    pub(crate) const COUNT: usize = 17;
+    pub(crate) const COUNT: usize = 18;
 
     /// A short fixed name, for counters and logs.
     pub const fn name(&self) -> &'static str {
@@ -77,6 +79,7 @@ impl CloseReason {
         "send_too_slow",
         "receive_too_slow",
         "system_memory",
+        "offload_panicked",
     ];
 
     /// A number below [`COUNT`](Self::COUNT), for counters.
@@ -99,6 +102,7 @@ impl CloseReason {
             Self::SendTooSlow => 14,
             Self::ReceiveTooSlow => 15,
             Self::SystemMemory => 16,
+            Self::OffloadPanicked => 17,
         }
     }
 

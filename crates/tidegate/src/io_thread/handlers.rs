@@ -1,10 +1,12 @@
 //! How the loop calls handlers without knowing their types.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::connecting::Connected;
+use super::offload::Offloading;
 use super::shared::{ConnectionKey, Request, ThreadShared};
 use super::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Machine, Pools, Refused, Sent};
@@ -47,6 +49,8 @@ pub(crate) trait Handlers {
     fn on_timer(&mut self, key: u32, view: View<'_>, timer: u8);
     /// Hands the message that [`next_message`](Self::next_message) took to its connection.
     fn on_message(&mut self, key: u32, view: View<'_>);
+    /// Hands the result of a job, an `Option` of a message, to its connection as a message.
+    fn on_result(&mut self, key: u32, view: View<'_>, result: &mut dyn Any);
     /// Takes the handler out and says goodbye to it.
     fn on_close(&mut self, key: u32, reason: &CloseReason);
     /// Takes the handler out and drops it.
@@ -92,6 +96,8 @@ pub(crate) struct Context {
     pub timers_per_connection: u8,
     /// The state of the random numbers, seeded by the engine.
     pub random: u64,
+    /// The jobs of its connections.
+    pub offloading: Offloading,
     /// This thread, as others see it.
     pub shared: Arc<ThreadShared>,
     /// Which I/O thread this is.

@@ -9,6 +9,7 @@ mod acceptor;
 mod connecting;
 mod debts;
 mod handlers;
+mod offload;
 mod per_address;
 mod pressure;
 mod shared;
@@ -28,6 +29,7 @@ use self::acceptor::Acceptor;
 use self::connecting::Connecting;
 use self::debts::Debts;
 use self::handlers::apply_request;
+use self::offload::Offloading;
 use self::per_address::Ticket;
 use self::pressure::Pressure;
 use self::shortage::Shortages;
@@ -44,6 +46,8 @@ pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, O
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
 pub use self::handlers::Accepted;
 pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
+pub use self::offload::OffloadRefusal;
+pub(crate) use self::offload::{OFFLOAD_JOB_BYTES, OffloadPool, Work};
 pub(crate) use self::shared::{
     ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared, ThreadShared,
 };
@@ -89,6 +93,8 @@ pub(crate) struct Setup<E: Engine> {
     pub sends_outstanding: u32,
     /// Timers per connection.
     pub timers_per_connection: u8,
+    /// Jobs that a connection may have outstanding, and this thread in all.
+    pub offload_jobs: (u32, u32),
     /// How long draining may take.
     pub shutdown_grace: Duration,
 }
@@ -257,6 +263,7 @@ impl<E: Engine> IoThread<E> {
             handler_timers: std::collections::BTreeMap::new(),
             timers_per_connection: setup.timers_per_connection,
             random: setup.engine.random(),
+            offloading: Offloading::new(Arc::clone(&setup.shared.pool), setup.offload_jobs.0, setup.offload_jobs.1),
             shared: Arc::clone(&setup.shared.threads[setup.number]),
             thread: setup.number,
         };
@@ -333,10 +340,12 @@ impl<E: Engine> IoThread<E> {
         self.take_handovers();
         self.take_requests();
         self.take_messages();
+        self.take_results();
         self.follow_phase();
         self.retry_memory();
         self.give_turns();
         self.flush();
+        self.wake_workers();
         // A turn that was not used in the flush is for the next in line.
         self.more_to_do |= !self.send_line.is_empty() && self.pools.sends.has_room();
         self.make_room();
@@ -589,6 +598,9 @@ impl<E: Engine> IoThread<E> {
         if self.slots[socket.index].listed.is_in(Listed::SEND_LINE) {
             let slots = &self.slots;
             self.send_line.leave(|key| is_current(slots, key));
+        }
+        if self.slots[socket.index].machine.waits_to_offload() {
+            self.leave_offload_line();
         }
         self.shortages.forget(socket.index);
         let slot = &mut self.slots[socket.index];
@@ -930,6 +942,11 @@ impl<E: Engine> IoThread<E> {
     /// Whether this thread has said that it is short of send memory.
     pub(crate) fn says_short_of_memory(&self) -> bool {
         self.pressure.says_short()
+    }
+
+    /// Offloaded jobs of this thread that are outstanding, and the most there may be.
+    pub(crate) fn offloads_outstanding(&self) -> (u32, u32) {
+        self.context.offloading.outstanding()
     }
 
     /// Connections of this thread, those that are connecting included.

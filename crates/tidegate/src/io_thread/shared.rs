@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use crossbeam_queue::ArrayQueue;
 
 use super::connecting::ConnectQueue;
+use super::offload::{Finished, OffloadPool};
 use super::per_address::Ticket;
 use super::stats::ThreadStats;
 use crate::engine::Waker;
@@ -131,18 +132,21 @@ pub(crate) struct ThreadShared {
     pub connections: AtomicU32,
     /// Requests for connections.
     pub connects: ConnectQueue,
+    /// Offloaded jobs that come home: with a place for each that may be outstanding.
+    pub finished: ArrayQueue<Finished>,
     /// What it has counted.
     pub stats: ThreadStats,
 }
 
 impl ThreadShared {
-    /// For a thread with `slots` connection slots, where at most `connects` requests for connections wait.
-    pub(crate) fn new(waker: Waker, slots: u32, connects: usize) -> Arc<Self> {
+    /// For a thread with `slots` connection slots, where at most `connects` requests for connections wait and `jobs` are outstanding.
+    pub(crate) fn new(waker: Waker, slots: u32, connects: usize, jobs: usize) -> Arc<Self> {
         Arc::new(Self {
             waker,
             requests: CloseRequests::new(slots),
             connections: AtomicU32::new(0),
             connects: ConnectQueue::new(connects),
+            finished: ArrayQueue::new(jobs.max(1)),
             stats: ThreadStats::default(),
         })
     }
@@ -183,11 +187,13 @@ pub(crate) struct ServerShared {
     pub threads: Box<[Arc<ThreadShared>]>,
     /// Tickets of released connections, on their way back to the acceptor.
     pub returned_tickets: IndexStack,
+    /// Jobs for other threads.
+    pub pool: Arc<OffloadPool>,
 }
 
 impl ServerShared {
     /// For these threads, with so many tickets: as many as connections if those are counted for each address, or none.
-    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>, tickets: u32) -> Arc<Self> {
+    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>, tickets: u32, pool: Arc<OffloadPool>) -> Arc<Self> {
         Arc::new(Self {
             phase: AtomicU8::new(0),
             accepting: AtomicBool::new(true),
@@ -197,6 +203,7 @@ impl ServerShared {
             outgoing: AtomicU32::new(0),
             threads: threads.into_boxed_slice(),
             returned_tickets: IndexStack::new(tickets),
+            pool,
         })
     }
 

@@ -16,9 +16,10 @@ mod simulation;
 mod simulation_tests;
 mod stats;
 mod table;
+mod workers;
 
 pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector};
-pub use self::connection::Connection;
+pub use self::connection::{Connection, OffloadRefused};
 pub use self::engines::EngineChoice;
 pub use self::handle::{ConnectionHandle, PostError};
 pub use self::handler::Handler;
@@ -29,7 +30,9 @@ pub use self::report::Report;
 pub use self::server::{BindError, Bound, RunError, Server, ServerBuilder, ServerHandle};
 pub use self::stats::Stats;
 pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
-pub use crate::io_thread::{Accepted, ConnectError, ConnectFailed, Connected, RefusedBecause, Target, WhenFull};
+pub use crate::io_thread::{
+    Accepted, ConnectError, ConnectFailed, Connected, OffloadRefusal, RefusedBecause, Target, WhenFull,
+};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).
 pub mod sim {

@@ -10,12 +10,13 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
-    Accepted, Arrival, CONNECTING_BYTES, Connected, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, Outgoing,
-    Phase, ServerShared, Setup, Tally, ThreadShared, WhenFull,
+    Accepted, Arrival, CONNECTING_BYTES, Connected, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, OffloadPool,
+    Outgoing, Phase, ServerShared, Setup, Tally, ThreadShared, WhenFull,
 };
 use crate::memory::SendReserve;
 use crate::surface::engines::Engines;
 use crate::surface::table::Table;
+use crate::surface::workers::Workers;
 use crate::surface::{
     Ceiling, Client, Connector, EngineChoice, Handler, Limits, LimitsError, Listener, Machine, Report, Stats,
 };
@@ -253,10 +254,12 @@ impl ServerBuilder {
     /// What the I/O threads with these wakers share, where the connectors find it.
     pub(super) fn shared(&self, wakers: impl Iterator<Item = Waker>) -> Arc<ServerShared> {
         let (slots, connects) = (self.limits.max_connections, self.limits.connects_waiting);
-        let shared = ServerShared::new(
-            wakers.map(|waker| ThreadShared::new(waker, slots, connects)).collect(),
-            self.limits.tickets(),
-        );
+        let wakers: Vec<Waker> = wakers.collect();
+        let count = wakers.len();
+        let jobs = self.limits.offload_jobs_per_thread(count) as usize;
+        let threads = wakers.into_iter().map(|waker| ThreadShared::new(waker, slots, connects, jobs)).collect();
+        let pool = OffloadPool::new(self.limits.offload_workers, jobs * count);
+        let shared = ServerShared::new(threads, self.limits.tickets(), pool);
         // A builder is bound once.
         let _ = self.for_connectors.set(Arc::clone(&shared));
         shared
@@ -325,6 +328,14 @@ pub enum RunError {
     Start {
         /// Which thread, from 0.
         thread: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A worker for offloaded jobs could not be started.
+    #[error("can't start worker {worker} of Limits::offload_workers: {source}")]
+    StartWorker {
+        /// Which worker, from 0.
+        worker: usize,
         /// What the system said.
         source: io::Error,
     },
@@ -405,6 +416,8 @@ impl Running {
     {
         let Self { builder, sockets, addresses, shared } = self;
         let reserve = SendReserve::new(builder.limits.send_memory_bytes);
+        let workers = Workers::start(&shared, builder.limits.shutdown_grace);
+        let workers = workers.map_err(|(worker, source)| RunError::StartWorker { worker, source })?;
         let handovers: Vec<Handover<<P::Engine as Engine>::Stream>> =
             engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
         let threads_all = engines.len();
@@ -436,6 +449,7 @@ impl Running {
                     active_max: limits.active_share(number, threads_all),
                     sends_outstanding: limits.sends_outstanding_per_thread(threads_all),
                     timers_per_connection: limits.timers_per_connection,
+                    offload_jobs: limits.offload_jobs_shares(threads_all),
                     shutdown_grace: limits.shutdown_grace,
                 };
                 let tally = IoThread::new(setup).run().map_err(|source| RunError::Engine { thread: number, source })?;
@@ -462,6 +476,8 @@ impl Running {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
+        // Their connections are over: what has not begun is dropped.
+        drop(workers);
         failure.map_or(Ok(report), Err)
     }
 }

@@ -3,6 +3,7 @@
 mod client;
 pub mod expected;
 mod gossip;
+mod offload;
 mod services;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tidegate::{Limits, Listener, MinProgress, Report, Server};
 
 use self::client::EchoClient;
 use self::gossip::{Gossiping, Village};
+use self::offload::Offloads;
 use self::services::{Echo, Later, Moody, Witness};
 
 pub use self::services::PLANNED;
@@ -31,7 +33,9 @@ pub const CONNECTIONS_LEAST: u64 = 8;
 
 /// The number of the service that ends connections as it likes.
 const MOODY: u64 = 2;
-const SERVICES: u64 = 4;
+/// The number of the service of gossips, who may abort each other.
+const GOSSIP: u64 = 3;
+const SERVICES: u64 = 5;
 
 /// Runs the servers of `seed` in a hostile world, with limits and clients that the seed chooses too.
 ///
@@ -45,14 +49,15 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let witness = Witness::new(&limits);
     let complaints = witness.complaints.clone();
     let prompt = witness.of_a_prompt_service();
-    let (later, moody, gossip) = (witness.clone(), witness.clone(), witness);
+    let (later, moody, offloads, gossip) = (witness.clone(), witness.clone(), witness.clone(), witness);
     let village = Village::default();
     let server = Server::builder()
         .limits(limits)
         .listen(Listener::tcp(([10, 0, 0, 1], 7007).into()), move |_| Echo { witness: prompt.clone() })
         .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()), move |_| Later::new(later.clone()))
         .listen(Listener::tcp(([10, 0, 0, 1], 7009).into()), move |_| Moody { witness: moody.clone(), handle: None })
-        .listen(Listener::tcp(([10, 0, 0, 1], 7010).into()), move |_| Gossiping::new(village.clone(), gossip.clone()));
+        .listen(Listener::tcp(([10, 0, 0, 1], 7010).into()), move |_| Gossiping::new(village.clone(), gossip.clone()))
+        .listen(Listener::tcp(([10, 0, 0, 1], 7011).into()), move |_| Offloads::new(offloads.clone()));
     let addresses = match simulation.serve(server) {
         Ok(addresses) => addresses,
         Err(error) => panic!("seed {seed}: {error}"),
@@ -80,8 +85,7 @@ fn wave(simulation: &mut Simulation, addresses: &[std::net::SocketAddr], is_leni
     for _ in 0..8 + simulation.random_below(12) {
         let service = simulation.random_below(SERVICES);
         let after = Duration::from_micros(simulation.random_below(2_000_000));
-        // A gossip may be aborted by another one.
-        let is_lenient = is_lenient || service >= MOODY;
+        let is_lenient = is_lenient || [MOODY, GOSSIP].contains(&service);
         let client = EchoClient::new(simulation, is_lenient);
         let client = simulation.client(addresses[service as usize], after, client);
         if simulation.random_below(16) == 0 {
@@ -102,7 +106,7 @@ fn limits(simulation: &Simulation, is_impatient: bool) -> Limits {
     let times = if is_impatient { impatience(simulation) } else { Limits::default() };
     Limits {
         // At least one for each listener: each keeps a place of its own.
-        max_connections: 4 + simulation.random_below(20) as u32,
+        max_connections: 5 + simulation.random_below(20) as u32,
         receive_buffers: 2 + simulation.random_below(buffers) as u32,
         receive_buffer_bytes: 4096,
         held_buffers: simulation.random_below(4) as u32,
@@ -113,6 +117,9 @@ fn limits(simulation: &Simulation, is_impatient: bool) -> Limits {
         send_queue_messages: 2 + simulation.random_below(60) as u32,
         high_mark_bytes: queue / 2,
         low_mark_bytes: queue / 4,
+        offload_workers: 1 + simulation.random_below(3) as u32,
+        offload_jobs: 1 + simulation.random_below(30) as u32,
+        offload_jobs_per_connection: 1 + simulation.random_below(8) as u32,
         mailbox_messages: 1 + simulation.random_below(20) as usize,
         close_timeout: Duration::from_millis(100 + simulation.random_below(2_000)),
         shutdown_grace: Duration::from_millis(100 + simulation.random_below(2_000)),

@@ -72,6 +72,8 @@ impl Witness {
             CloseReason::ReceiveTooSlow => limits.min_receive_rate.is_some() && self.heard > 0,
             // The system is never out of memory for 10 s.
             CloseReason::SystemMemory => false,
+            // No job panics.
+            CloseReason::OffloadPanicked => false,
             _ => true,
         };
         if !fits {

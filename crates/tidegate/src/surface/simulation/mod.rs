@@ -1,6 +1,7 @@
 //! The same server in a simulated world.
 
 mod client;
+mod jobs;
 mod running;
 mod script;
 mod violation;
@@ -20,6 +21,7 @@ use crate::surface::{BindError, Report, ServerBuilder, ServerHandle};
 use crate::sync::Arc;
 use crate::time::Time;
 
+use self::jobs::Jobs;
 use self::running::{Invariant, Plan};
 
 pub use self::client::{Client, ClientId, Next, Peer};
@@ -83,6 +85,7 @@ pub struct Simulation {
     plans: BTreeMap<(Time, u64), Plan>,
     plans_made: u64,
     invariants: Vec<Invariant>,
+    jobs: Jobs,
     report: Report,
     steps: u64,
     steps_max: u64,
@@ -129,6 +132,7 @@ impl Simulation {
             plans: BTreeMap::new(),
             plans_made: 0,
             invariants: Vec::new(),
+            jobs: Jobs::default(),
             report: Report::default(),
             steps: 0,
             steps_max: 20_000_000,
@@ -186,6 +190,7 @@ impl Simulation {
                 active_max: limits.active_share(number, threads),
                 sends_outstanding: limits.sends_outstanding_per_thread(threads),
                 timers_per_connection: limits.timers_per_connection,
+                offload_jobs: limits.offload_jobs_shares(threads),
                 shutdown_grace: limits.shutdown_grace,
             };
             self.threads.push(Some(IoThread::new(setup)));
@@ -330,6 +335,11 @@ impl Simulation {
                 return Err(self.violation(format!("{sends} sends of a thread in flight, but the limit is {most}")));
             }
         }
+        for (jobs, most) in self.threads.iter().flatten().map(IoThread::offloads_outstanding) {
+            if jobs > most {
+                return Err(self.violation(format!("{jobs} jobs of a thread outstanding, but the limit is {most}")));
+            }
+        }
         let limit = server.queue_bytes_max;
         let queued = self.threads.iter_mut().flatten().map(IoThread::queued_bytes_max).max().unwrap_or(0);
         if queued > limit {
@@ -374,6 +384,10 @@ impl Simulation {
                     return Err(self.violation(what));
                 }
             }
+        }
+        let jobs = self.server.as_ref().map_or(0, |server| server.shared.pool.waiting()) + self.jobs.running();
+        if jobs > 0 {
+            return Err(self.violation(format!("{jobs} offloaded jobs are left")));
         }
         let ended: u64 = self.report.closed_by_reason().map(|(_, count)| count).sum();
         if ended != self.report.connections() {
