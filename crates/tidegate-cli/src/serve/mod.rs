@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tidegate::{BindError, Bound, Limits, Listener, Machine, Report, Server, ServerBuilder};
+use tidegate::{AccessList, BindError, Bound, Limits, Listener, Machine, Report, Server, ServerBuilder};
 use tracing_subscriber::filter::LevelFilter;
 
 use self::chargen::Chargen;
@@ -45,7 +45,8 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
     let limits = limits(options)?;
     let mut builder = Server::builder().limits(limits).threads(threads).engine(options.engine.into());
     for &address in &options.listen {
-        builder = listen(builder, options.service, Listener::tcp(address), &draining);
+        let listener = Listener::tcp(address).access(access(options));
+        builder = listen(builder, options.service, listener, &draining);
     }
     builder = match options.memory {
         Some(Size { bytes }) => builder.memory(bytes),
@@ -107,6 +108,12 @@ fn limits(options: &ServeOptions) -> Result<Limits, Failure> {
     };
     limits.check().map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(limits)
+}
+
+/// Who may connect, as the options say.
+fn access(options: &ServeOptions) -> AccessList {
+    let list = options.allow.iter().fold(AccessList::new(), |list, &network| list.allow(network));
+    options.deny.iter().fold(list, |list, &network| list.deny(network))
 }
 
 /// Adds a listener of `service`. Services that send of their own accord stop when `draining` is set.

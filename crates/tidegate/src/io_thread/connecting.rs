@@ -16,7 +16,7 @@ use crossbeam_queue::ArrayQueue;
 use super::handlers::{Arrival, Timer};
 use super::shared::{ConnectionKey, Phase};
 use super::timers::TimerKey;
-use super::{IoThread, swallow};
+use super::{IoThread, give_back, swallow};
 use crate::engine::{CloseMode, Engine, SocketId};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -114,6 +114,14 @@ pub enum ConnectError {
         /// Places that are kept for connections to be accepted.
         held: u32,
         /// [`Limits::max_connections`](crate::Limits::max_connections).
+        limit: u32,
+    },
+    /// The client's [`ConnectionLimiter`](crate::ConnectionLimiter) counts as many connections as it may.
+    #[error(
+        "the client's limiter has {limit} connections, as many as it may: connect again when one has ended, or raise its limit"
+    )]
+    LimiterFull {
+        /// [`ConnectionLimiter::most`](crate::ConnectionLimiter::most).
         limit: u32,
     },
     /// The server was told to drain or to abort before the connection was established.
@@ -309,6 +317,20 @@ impl<E: Engine> IoThread<E> {
         if self.phase != Phase::Running {
             return Err(ConnectError::Draining);
         }
+        let table = self.connecting.first_table + request.client;
+        if let Some(limiter) = &self.limiters[table]
+            && !limiter.take()
+        {
+            return Err(ConnectError::LimiterFull { limit: limiter.most() });
+        }
+        let begun = self.begin_counted_connect(request);
+        if begun.is_err() {
+            give_back(&self.limiters[table]);
+        }
+        begun
+    }
+
+    fn begin_counted_connect(&mut self, request: ConnectRequest) -> Result<(), ConnectError> {
         let limit = self.connections_max;
         let at_limit = |connections: u32| ConnectError::LimitReached {
             connections,
@@ -423,6 +445,7 @@ impl<E: Engine> IoThread<E> {
         if let Some(Attempt { request, failure: Some(error), .. }) = self.connecting.sockets.remove(&socket.index) {
             // The place is free before anybody is told, who may want to use it for the next try.
             self.shared.outgoing_released(self.context.thread);
+            give_back(&self.limiters[self.connecting.first_table + request.client]);
             self.connect_failed(request, error);
         }
         true

@@ -6,9 +6,11 @@
 //! connection and turn, so that replies to all that came in one batch go out together.
 
 mod acceptor;
+mod access;
 mod connecting;
 mod debts;
 mod handlers;
+mod limiter;
 mod offload;
 mod per_address;
 mod pressure;
@@ -42,10 +44,13 @@ use crate::time::Time;
 
 pub(crate) use self::acceptor::Accepting;
 pub use self::acceptor::{RefusedBecause, WhenFull};
+pub use self::access::{AccessList, Network, NetworkError};
 pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
 pub use self::handlers::Accepted;
 pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
+pub use self::limiter::ConnectionLimiter;
+pub(crate) use self::limiter::Seat;
 pub use self::offload::OffloadRefusal;
 pub(crate) use self::offload::{OFFLOAD_JOB_BYTES, OffloadPool, Work};
 pub(crate) use self::shared::{
@@ -71,6 +76,10 @@ pub(crate) struct Setup<E: Engine> {
     pub engine: E,
     /// The listeners, on the first thread only: it is the acceptor.
     pub listeners: Option<Vec<E::Listener>>,
+    /// The places of the listeners at their limiters, on the first thread.
+    pub seats: Vec<Option<Seat>>,
+    /// The limiters of all listeners, and then those of the clients.
+    pub limiters: Vec<Option<ConnectionLimiter>>,
     /// The addresses of all listeners.
     pub addresses: Vec<SocketAddr>,
     /// The kinds of outgoing connections.
@@ -209,6 +218,8 @@ pub(crate) struct IoThread<E: Engine> {
     pools: Pools,
     context: Context,
     acceptor: Option<Acceptor<E::Stream>>,
+    /// By table: what a connection is counted at besides.
+    limiters: Vec<Option<ConnectionLimiter>>,
     /// When the acceptor has another turn, whatever happens until then.
     accept_timer: Option<(Time, TimerKey)>,
     handover: Handover<E::Stream>,
@@ -253,7 +264,8 @@ impl<E: Engine> IoThread<E> {
         let counted = setup.accepting.per_ip.map_or(0, |_| slots);
         let has_clients = !setup.clients.is_empty();
         let acceptor = setup.listeners.map(|listeners| {
-            let ids: Vec<ListenerId> = listeners.into_iter().map(|listener| setup.engine.listen(listener)).collect();
+            let ids = listeners.into_iter().map(|listener| setup.engine.listen(listener));
+            let ids: Vec<(ListenerId, Option<Seat>)> = ids.zip(setup.seats).collect();
             let now = setup.engine.now();
             Acceptor::new(Arc::clone(&setup.shared), ids, setup.handovers.clone(), setup.accepting, has_clients, now)
         });
@@ -282,6 +294,7 @@ impl<E: Engine> IoThread<E> {
             pools,
             context,
             acceptor,
+            limiters: setup.limiters,
             accept_timer: None,
             addresses: setup.addresses,
             shared: setup.shared,
@@ -352,6 +365,7 @@ impl<E: Engine> IoThread<E> {
         self.settle(busy);
 
         if let Some(acceptor) = &mut self.acceptor {
+            acceptor.unpark(&mut self.engine, &mut self.tally);
             let look = acceptor.top_up(&mut self.engine, self.context.now);
             if look != self.accept_timer.map(|(time, _)| time) {
                 self.arm_accept_timer(look);
@@ -529,6 +543,7 @@ impl<E: Engine> IoThread<E> {
             for connection in self.in_line.drain(..) {
                 self.tally.refused[because.number()] += 1;
                 self.shared.connection_released(self.context.thread, connection.ticket);
+                give_back(&self.limiters[connection.listener]);
             }
             self.context.shared.stats.publish_refused(because, self.tally.refused[because.number()]);
         }
@@ -551,6 +566,7 @@ impl<E: Engine> IoThread<E> {
             // Can't be: the acceptor counts, and every thread has room for all. The stream is closed by the drop.
             tracing::error!(%peer, "no place for a connection that was counted");
             self.shared.connection_released(self.context.thread, ticket);
+            give_back(&self.limiters[listener]);
             return;
         };
         self.active += 1;
@@ -626,6 +642,7 @@ impl<E: Engine> IoThread<E> {
         } else {
             self.shared.outgoing_released(self.context.thread);
         }
+        give_back(&self.limiters[table]);
     }
 }
 
@@ -988,6 +1005,13 @@ impl<E: Engine> IoThread<E> {
 /// Whether `key` is of a connection that is not over.
 fn is_current(slots: &Chunked<Slot>, key: ConnectionKey) -> bool {
     slots.get(key.slot).is_some_and(|slot| slot.in_use && slot.key == key)
+}
+
+/// A connection that was counted at this limiter is over.
+fn give_back(limiter: &Option<ConnectionLimiter>) {
+    if let Some(limiter) = limiter {
+        limiter.give_back();
+    }
 }
 
 /// Logs a panic and drops its payload, which may panic itself.

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::io_thread::{ConnectFailed, ConnectRequest, NotQueued, OnFailed, Outgoing, ServerShared, Target};
+use crate::io_thread::{
+    ConnectFailed, ConnectRequest, ConnectionLimiter, NotQueued, OnFailed, Outgoing, ServerShared, Target,
+};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -14,6 +16,7 @@ use crate::sync::atomic::Ordering;
 pub struct Client {
     connect_timeout: Duration,
     on_failed: Option<OnFailed>,
+    limiter: Option<ConnectionLimiter>,
 }
 
 impl Client {
@@ -23,7 +26,7 @@ impl Client {
 
     /// TCP.
     pub fn tcp() -> Self {
-        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None }
+        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None, limiter: None }
     }
 
     /// How long a connect may take, from when an I/O thread has begun it; then it fails with
@@ -38,6 +41,16 @@ impl Client {
     pub fn on_failed(mut self, tell: impl Fn(&ConnectFailed) + Send + Sync + 'static) -> Self {
         self.on_failed = Some(std::sync::Arc::new(tell));
         self
+    }
+
+    /// Counts the connections of this client at `limiter` too, together with those of everybody else who has a clone of it.
+    pub fn limiter(mut self, limiter: &ConnectionLimiter) -> Self {
+        self.limiter = Some(limiter.clone());
+        self
+    }
+
+    pub(super) fn its_limiter(&self) -> Option<&ConnectionLimiter> {
+        self.limiter.as_ref()
     }
 
     pub(super) fn outgoing(&self) -> Outgoing {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES, MinProgress};
 use crate::engine::SocketOptions;
-use crate::io_thread::{Accepting, OFFLOAD_JOB_BYTES, REQUEST_BYTES, WhenFull};
+use crate::io_thread::{Accepting, AccessList, ConnectionLimiter, OFFLOAD_JOB_BYTES, REQUEST_BYTES, WhenFull};
 use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 use crate::surface::workers::WORKER_STACK_BYTES;
 
@@ -198,6 +198,11 @@ impl LimitsError {
 
     pub(crate) fn listeners(count: usize, most: usize) -> Self {
         Self(format!("{count} listeners and clients, but a server has at most {most}"))
+    }
+
+    pub(crate) fn limiter_seats() -> Self {
+        let most = ConnectionLimiter::LISTENERS_MAX;
+        Self(format!("a ConnectionLimiter is shared by more than {most} listeners at a time: use one more limiter"))
     }
 
     pub(super) fn machine(
@@ -391,13 +396,14 @@ impl Limits {
         (self.offload_jobs_per_connection, self.offload_jobs_per_thread(threads))
     }
 
-    pub(crate) fn accepting(&self, busy_answers: Vec<Bytes>) -> Accepting {
+    pub(crate) fn accepting(&self, busy_answers: Vec<Bytes>, access: Vec<AccessList>) -> Accepting {
         Accepting {
             connections_max: self.max_connections,
             per_ip: self.connections_per_ip,
             per_second: self.accept_rate,
             when_full: self.when_full,
             busy_answers,
+            access,
         }
     }
 

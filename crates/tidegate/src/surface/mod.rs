@@ -33,6 +33,7 @@ pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
 pub use crate::io_thread::{
     Accepted, ConnectError, ConnectFailed, Connected, OffloadRefusal, RefusedBecause, Target, WhenFull,
 };
+pub use crate::io_thread::{AccessList, ConnectionLimiter, Network, NetworkError};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).
 pub mod sim {

@@ -10,8 +10,9 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
-    Accepted, Arrival, CONNECTING_BYTES, Connected, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, OffloadPool,
-    Outgoing, Phase, ServerShared, Setup, Tally, ThreadShared, WhenFull,
+    Accepted, AccessList, Arrival, CONNECTING_BYTES, Connected, ConnectionLimiter, HANDOVER_CONNECTIONS, Handlers,
+    Handover, IoThread, OffloadPool, Outgoing, Phase, Seat, ServerShared, Setup, Tally, ThreadShared,
+    WhenFull,
 };
 use crate::memory::SendReserve;
 use crate::surface::engines::Engines;
@@ -87,6 +88,7 @@ struct Described {
 /// A kind of outgoing connections with their handlers.
 struct DescribedClient {
     outgoing: Outgoing,
+    limiter: Option<ConnectionLimiter>,
     table: TableMaker,
     handler_bytes: usize,
 }
@@ -158,7 +160,8 @@ impl ServerBuilder {
             Arrival::Accepted(_) => unreachable!("an accepted connection in the table of a client"),
         });
         let connector = Connector::new(self.clients.len(), std::sync::Arc::clone(&self.for_connectors));
-        self.clients.push(DescribedClient { outgoing: client.outgoing(), table, handler_bytes });
+        let limiter = client.its_limiter().cloned();
+        self.clients.push(DescribedClient { outgoing: client.outgoing(), limiter, table, handler_bytes });
         (self, connector)
     }
 
@@ -196,10 +199,11 @@ impl ServerBuilder {
         };
         let engines = Engines::prepare(self.engine, &config, threads).map_err(BindError::Engine)?;
         let shared = self.shared(engines.wakers().into_iter());
+        let seats = self.seats(&shared)?;
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
         ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
-        Ok(Bound { builder: self, engines, sockets, addresses, shared, ceiling })
+        Ok(Bound { builder: self, engines, sockets, addresses, seats, shared, ceiling })
     }
 }
 
@@ -233,6 +237,29 @@ impl ServerBuilder {
     /// What each listener tells those that it turns away.
     pub(super) fn busy_answers(&self) -> Vec<Bytes> {
         self.listeners.iter().map(|described| described.listener.answer().clone()).collect()
+    }
+
+    /// Who may connect to each listener.
+    pub(super) fn access_lists(&self) -> Vec<AccessList> {
+        self.listeners.iter().map(|described| described.listener.access_list().clone()).collect()
+    }
+
+    /// What the connections of each listener, and then of each client, are counted at besides.
+    pub(super) fn limiters(&self) -> Vec<Option<ConnectionLimiter>> {
+        let listeners = self.listeners.iter().map(|described| described.listener.its_limiter().cloned());
+        listeners.chain(self.clients.iter().map(|described| described.limiter.clone())).collect()
+    }
+
+    /// The places of the listeners at their limiters, which wake the acceptor.
+    pub(super) fn seats(&self, shared: &ServerShared) -> Result<Vec<Option<Seat>>, LimitsError> {
+        let sit = |described: &Described| match described.listener.its_limiter() {
+            Some(limiter) => {
+                let seat = limiter.sit(shared.threads[0].waker.clone());
+                seat.map(Some).ok_or_else(LimitsError::limiter_seats)
+            }
+            None => Ok(None),
+        };
+        self.listeners.iter().map(sit).collect()
     }
 
     /// What a connection takes in the tables of handlers at worst, and while it is connecting. Each listener and each client has a
@@ -361,6 +388,7 @@ pub struct Bound {
     engines: Engines,
     sockets: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    seats: Vec<Option<Seat>>,
     shared: Arc<ServerShared>,
     ceiling: Ceiling,
 }
@@ -391,11 +419,11 @@ impl Bound {
     /// # Errors
     /// [`RunError`] when an I/O thread could not be started or failed; the others are stopped then.
     pub fn run(self) -> Result<Report, RunError> {
-        let Self { builder, engines, sockets, addresses, shared, .. } = self;
+        let Self { builder, engines, sockets, addresses, seats, shared, .. } = self;
         match engines {
             #[cfg(target_os = "linux")]
-            Engines::Uring(engines) => Running { builder, sockets, addresses, shared }.run(engines),
-            Engines::Readiness(engines) => Running { builder, sockets, addresses, shared }.run(engines),
+            Engines::Uring(engines) => Running { builder, sockets, addresses, seats, shared }.run(engines),
+            Engines::Readiness(engines) => Running { builder, sockets, addresses, seats, shared }.run(engines),
         }
     }
 }
@@ -405,6 +433,7 @@ struct Running {
     builder: ServerBuilder,
     sockets: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    seats: Vec<Option<Seat>>,
     shared: Arc<ServerShared>,
 }
 
@@ -414,7 +443,7 @@ impl Running {
         P: PreparedEngine,
         <P::Engine as Engine>::Listener: From<TcpListener>,
     {
-        let Self { builder, sockets, addresses, shared } = self;
+        let Self { builder, sockets, addresses, mut seats, shared } = self;
         let reserve = SendReserve::new(builder.limits.send_memory_bytes);
         let workers = Workers::start(&shared, builder.limits.shutdown_grace);
         let workers = workers.map_err(|(worker, source)| RunError::StartWorker { worker, source })?;
@@ -426,11 +455,12 @@ impl Running {
         let answers = builder.busy_answers();
         let mut failure = None;
         for (number, engine) in engines.into_iter().enumerate() {
-            let listeners = sockets.take();
+            let (listeners, seats) = (sockets.take(), std::mem::take(&mut seats));
             let (makers, clients) = (builder.table_makers(), builder.outgoing());
             let (limits, addresses, handovers) = (builder.limits.clone(), addresses.clone(), handovers.clone());
             let (of_thread, reserve) = (Arc::clone(&shared), reserve.clone());
-            let accepting = limits.accepting(answers.clone());
+            let accepting = limits.accepting(answers.clone(), builder.access_lists());
+            let limiters = builder.limiters();
             let body = move || {
                 let mut stop = StopOnFailure { shared: Arc::clone(&of_thread), well: false };
                 let engine = engine.start().map_err(|source| RunError::Start { thread: number, source })?;
@@ -438,6 +468,8 @@ impl Running {
                     number,
                     engine,
                     listeners,
+                    seats,
+                    limiters,
                     addresses,
                     clients,
                     tables: makers.iter().map(|make| make(&limits)).collect(),

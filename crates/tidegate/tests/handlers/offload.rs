@@ -58,7 +58,9 @@ fn start(workers: u32, jobs: u32, work: impl Fn(u8) + Send + Sync + 'static) -> 
 fn results_of_many_workers_come_in_order_and_before_the_end() {
     let server = start(4, 16, |byte| {
         // The first of each four is done last.
-        (0..u32::from(4 - byte % 4) * 20_000).for_each(|spin| drop(std::hint::black_box(spin)));
+        (0..u32::from(4 - byte % 4) * 20_000).for_each(|spin| {
+            std::hint::black_box(spin);
+        });
     });
     let (question, address): (Vec<u8>, _) = ((0..=255).collect(), server.addresses[0]);
     std::thread::scope(|scope| {

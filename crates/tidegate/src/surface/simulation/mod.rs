@@ -170,6 +170,7 @@ impl Simulation {
         };
         let engines: Vec<SimEngine> = (0..threads).map(|_| SimEngine::new(&self.world, config.clone())).collect();
         let shared = builder.shared(engines.iter().map(engine_waker));
+        let mut seats = builder.seats(&shared)?;
         let reserve = SendReserve::new(limits.send_memory_bytes);
         let handovers: Vec<Handover<SimStream>> =
             engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
@@ -179,6 +180,8 @@ impl Simulation {
                 number,
                 engine,
                 listeners: listeners.take(),
+                seats: std::mem::take(&mut seats),
+                limiters: builder.limiters(),
                 addresses: addresses.clone(),
                 clients: builder.outgoing(),
                 tables: builder.make_tables(&limits),
@@ -186,7 +189,7 @@ impl Simulation {
                 shared: Arc::clone(&shared),
                 reserve: reserve.clone(),
                 flow: limits.flow(),
-                accepting: limits.accepting(builder.busy_answers()),
+                accepting: limits.accepting(builder.busy_answers(), builder.access_lists()),
                 active_max: limits.active_share(number, threads),
                 sends_outstanding: limits.sends_outstanding_per_thread(threads),
                 timers_per_connection: limits.timers_per_connection,
