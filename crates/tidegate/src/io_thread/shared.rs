@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn memory_is_short_until_the_last_thread_that_says_so_has_some_again_or_has_ended() {
-        let shared = ServerShared::new(Vec::new(), 0);
+        let shared = ServerShared::new(Vec::new(), 0, OffloadPool::new(0, 0));
         let (one, other) = (Shortage::begin(&shared), Shortage::begin(&shared));
         drop(one);
         assert!(shared.is_short_of_memory());

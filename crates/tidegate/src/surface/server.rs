@@ -11,8 +11,7 @@ use crossbeam_queue::ArrayQueue;
 use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
     Accepted, AccessList, Arrival, CONNECTING_BYTES, Connected, ConnectionLimiter, HANDOVER_CONNECTIONS, Handlers,
-    Handover, IoThread, OffloadPool, Outgoing, Phase, Seat, ServerShared, Setup, Tally, ThreadShared,
-    WhenFull,
+    Handover, IoThread, OffloadPool, Outgoing, Phase, Seat, ServerShared, Setup, Tally, ThreadShared, WhenFull,
 };
 use crate::memory::SendReserve;
 use crate::surface::engines::Engines;

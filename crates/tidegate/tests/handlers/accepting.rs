@@ -164,7 +164,7 @@ fn a_full_server_that_refuses_tells_why_at_once_and_serves_again_when_there_is_r
     let report = server.drained();
     assert_eq!((report.connections(), report.refused(RefusedBecause::Full)), (4, 201 + refused));
     let causes: Vec<_> = report.refused_by_cause().collect();
-    assert_eq!(causes, [("full", 201 + refused), ("per_ip", 0), ("unserved", 0)]);
+    assert_eq!(causes, [("full", 201 + refused), ("per_ip", 0), ("unserved", 0), ("denied", 0), ("limiter", 0)]);
 }
 
 #[test]
