@@ -74,6 +74,8 @@ pub(crate) enum Timer {
     Handler(u32, u8),
     /// A connect has taken as long as it may.
     Connect(u32),
+    /// A connection that is maintained is made again.
+    Reconnect(u32),
     /// The acceptor tries again.
     AcceptAgain,
     /// Half of the grace period of draining is over.

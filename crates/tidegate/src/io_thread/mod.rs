@@ -11,6 +11,7 @@ mod connecting;
 mod debts;
 mod handlers;
 mod limiter;
+mod maintaining;
 mod offload;
 mod per_address;
 mod pressure;
@@ -26,6 +27,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
@@ -51,10 +54,13 @@ pub use self::handlers::Accepted;
 pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
 pub use self::limiter::ConnectionLimiter;
 pub(crate) use self::limiter::Seat;
+pub(crate) use self::maintaining::{Attempts, MAINTAINED_BYTES, Maintained};
+pub use self::maintaining::{ConnectionMaintaining, GaveUp, MaintainingEvent};
 pub use self::offload::OffloadRefusal;
 pub(crate) use self::offload::{OFFLOAD_JOB_BYTES, OffloadPool, Work};
 pub(crate) use self::shared::{
-    ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared, ThreadShared,
+    ClientLimits, ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared,
+    ThreadShared,
 };
 pub(crate) use self::stats::StatsSum;
 
@@ -338,6 +344,7 @@ impl<E: Engine> IoThread<E> {
         self.context.now = self.engine.now();
 
         self.take_connects();
+        self.take_cancels();
         let busy = completions.len();
         for completion in &completions {
             if let Completion::Received { socket, .. } | Completion::Sent { socket, .. } = completion {
@@ -574,11 +581,11 @@ impl<E: Engine> IoThread<E> {
             *self.tickets.ensure(socket.index) = ticket;
         }
         let accepted = Accepted { peer, local: self.addresses[listener], io_thread: self.context.thread };
-        self.establish(socket, listener, &Arrival::Accepted(&accepted));
+        self.establish(socket, listener, &Arrival::Accepted(&accepted), Bytes::new());
     }
 
     /// Begins to serve an established connection with a handler of table `table`.
-    fn establish(&mut self, socket: SocketId, table: usize, arrival: &Arrival<'_>) {
+    fn establish(&mut self, socket: SocketId, table: usize, arrival: &Arrival<'_>, first_data: Bytes) {
         let key = ConnectionKey { slot: socket.index, generation: socket.generation };
         self.connections += 1;
         self.tally.opened += 1;
@@ -587,6 +594,9 @@ impl<E: Engine> IoThread<E> {
         *self.slots.ensure(socket.index) =
             Slot { machine: Machine::new(self.context.now), key, table: table as u16, in_use: true, ..Slot::default() };
         self.mark_dirty(socket.index);
+        if !first_data.is_empty() {
+            self.send_first(socket.index, first_data);
+        }
 
         let table = &mut self.tables[table];
         match catch_unwind(AssertUnwindSafe(|| table.open(arrival))) {
@@ -643,6 +653,7 @@ impl<E: Engine> IoThread<E> {
             self.shared.outgoing_released(self.context.thread);
         }
         give_back(&self.limiters[table]);
+        self.connection_lost(socket.index, reason);
     }
 }
 
@@ -729,6 +740,7 @@ impl<E: Engine> IoThread<E> {
                     self.call(index, |table, handler, view| table.on_timer(handler, view, timer));
                     self.mark_dirty(index);
                 }
+                Timer::Reconnect(number) => self.reconnect(number),
                 Timer::Connect(index) => self.connect_timed_out(index),
                 Timer::AcceptAgain => {
                     // The end of this turn does what there is to do.
@@ -985,7 +997,7 @@ impl<E: Engine> IoThread<E> {
     pub(crate) fn stale_timers(&self) -> usize {
         let is_stale = |timer: Timer| match timer {
             Timer::Machine(index) | Timer::Handler(index, _) => !self.slots.get(index).is_some_and(|slot| slot.in_use),
-            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::AcceptAgain => false,
+            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::Reconnect(_) | Timer::AcceptAgain => false,
             Timer::HalfGrace | Timer::Grace => false,
         };
         self.context.wheel.values().filter(|&timer| is_stale(timer)).count()

@@ -132,6 +132,8 @@ pub(crate) struct ThreadShared {
     pub connections: AtomicU32,
     /// Requests for connections.
     pub connects: ConnectQueue,
+    /// Connections that are maintained were cancelled.
+    pub cancelled: AtomicBool,
     /// Offloaded jobs that come home: with a place for each that may be outstanding.
     pub finished: ArrayQueue<Finished>,
     /// What it has counted.
@@ -146,6 +148,7 @@ impl ThreadShared {
             requests: CloseRequests::new(slots),
             connections: AtomicU32::new(0),
             connects: ConnectQueue::new(connects),
+            cancelled: AtomicBool::new(false),
             finished: ArrayQueue::new(jobs.max(1)),
             stats: ThreadStats::default(),
         })
@@ -170,6 +173,15 @@ pub(crate) enum Phase {
     Aborting,
 }
 
+/// Limits of outgoing connections that are looked at when they are asked for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ClientLimits {
+    /// The most first data.
+    pub first_data_bytes: usize,
+    /// The most connections that are maintained.
+    pub maintained: u32,
+}
+
 /// What all I/O threads of a server share.
 pub(crate) struct ServerShared {
     phase: AtomicU8,
@@ -189,11 +201,20 @@ pub(crate) struct ServerShared {
     pub returned_tickets: IndexStack,
     /// Jobs for other threads.
     pub pool: Arc<OffloadPool>,
+    /// Connections that are maintained.
+    maintained: AtomicU32,
+    /// What those who ask for connections must keep to.
+    pub client_limits: ClientLimits,
 }
 
 impl ServerShared {
     /// For these threads, with so many tickets: as many as connections if those are counted for each address, or none.
-    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>, tickets: u32, pool: Arc<OffloadPool>) -> Arc<Self> {
+    pub(crate) fn new(
+        threads: Vec<Arc<ThreadShared>>,
+        tickets: u32,
+        pool: Arc<OffloadPool>,
+        client_limits: ClientLimits,
+    ) -> Arc<Self> {
         Arc::new(Self {
             phase: AtomicU8::new(0),
             accepting: AtomicBool::new(true),
@@ -204,6 +225,8 @@ impl ServerShared {
             threads: threads.into_boxed_slice(),
             returned_tickets: IndexStack::new(tickets),
             pool,
+            maintained: AtomicU32::new(0),
+            client_limits,
         })
     }
 
@@ -285,6 +308,25 @@ impl ServerShared {
     pub(crate) fn outgoing_released(&self, number: usize) {
         self.outgoing.fetch_sub(1, Ordering::SeqCst);
         self.connection_released(number, Ticket::NONE);
+    }
+
+    /// Takes `wanted` places for connections that are maintained, if there are so many below `limit`; returns how many are taken then.
+    pub(crate) fn maintain(&self, wanted: u32, limit: u32) -> Result<(), u32> {
+        let more = |taken: u32| taken.checked_add(wanted).filter(|&sum| sum <= limit);
+        self.maintained.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).map(drop)
+    }
+
+    /// So many connections are no longer maintained.
+    pub(crate) fn maintains_no_longer(&self, count: u32) {
+        self.maintained.fetch_sub(count, Ordering::SeqCst);
+    }
+
+    /// Something that is maintained was cancelled: every thread looks whether it has it.
+    pub(crate) fn cancel_maintained(&self) {
+        for thread in &self.threads {
+            thread.cancelled.store(true, Ordering::SeqCst);
+            thread.waker.wake();
+        }
     }
 
     /// Connections of all threads, those on their way included.
@@ -411,7 +453,7 @@ mod tests {
 
     #[test]
     fn memory_is_short_until_the_last_thread_that_says_so_has_some_again_or_has_ended() {
-        let shared = ServerShared::new(Vec::new(), 0, OffloadPool::new(0, 0));
+        let shared = ServerShared::new(Vec::new(), 0, OffloadPool::new(0, 0), ClientLimits::default());
         let (one, other) = (Shortage::begin(&shared), Shortage::begin(&shared));
         drop(one);
         assert!(shared.is_short_of_memory());

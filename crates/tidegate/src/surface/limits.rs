@@ -9,7 +9,10 @@ use bytes::Bytes;
 
 use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES, MinProgress};
 use crate::engine::SocketOptions;
-use crate::io_thread::{Accepting, AccessList, ConnectionLimiter, OFFLOAD_JOB_BYTES, REQUEST_BYTES, WhenFull};
+use crate::io_thread::{
+    Accepting, AccessList, ClientLimits, ConnectionLimiter, MAINTAINED_BYTES, OFFLOAD_JOB_BYTES, REQUEST_BYTES,
+    WhenFull,
+};
 use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
 use crate::surface::workers::WORKER_STACK_BYTES;
 
@@ -93,6 +96,8 @@ pub struct Limits {
     pub mailbox_messages: usize,
     /// Requests for outgoing connections that may wait for one I/O thread ([`Connector`](crate::Connector)). Default: 1,024.
     pub connects_waiting: usize,
+    /// Connections that are [maintained](crate::Connector::maintain), established or not. Default: 256.
+    pub connections_maintained: u32,
     /// Timers that a handler may set. Default: 4.
     pub timers_per_connection: u8,
     /// Worker threads for [offloaded](crate::Connection::offload) jobs, at most 1,024. Each has a stack of 1 MiB, which the ceiling
@@ -156,6 +161,7 @@ impl Default for Limits {
             read_budget_bytes: 64 << 10,
             mailbox_messages: 1024,
             connects_waiting: CONNECTS_WAITING,
+            connections_maintained: CONNECTIONS_MAINTAINED,
             timers_per_connection: 4,
             offload_workers: 0,
             offload_jobs: 1024,
@@ -278,6 +284,9 @@ const THREAD_BYTES: usize = 1 << 20;
 /// Waiting connects by default: as many as messages in a mailbox, or connections in a hand-over.
 const CONNECTS_WAITING: usize = 1024;
 
+/// Maintained connections by default: a program has a few servers that it depends on, not thousands.
+const CONNECTIONS_MAINTAINED: u32 = 256;
+
 /// What a connection takes in the tables of the loop and the engine, without its handler: a slot (128), a socket (64), its timer (32),
 /// its request word (8), its places in lines, free lists and the arena's accounts (32), rounded up for the allocator.
 const CONNECTION_BYTES: usize = 320;
@@ -364,10 +373,13 @@ impl Limits {
         let connections = self.max_connections as usize;
         let counting = self.connections_per_ip.map_or(0, |_| PER_IP_BYTES);
         let connects = self.connects_waiting.saturating_sub(CONNECTS_WAITING);
+        // As many as that by default are part of what the program needs.
+        let maintained = self.connections_maintained.saturating_sub(CONNECTIONS_MAINTAINED) as usize;
         Ceiling {
             base_bytes: PROGRAM_BYTES
                 + threads * (THREAD_BYTES + connects * REQUEST_BYTES)
-                + self.offload_bytes(threads),
+                + self.offload_bytes(threads)
+                + maintained * MAINTAINED_BYTES,
             connections_bytes: connections * (CONNECTION_BYTES + counting + handler_bytes),
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
@@ -394,6 +406,10 @@ impl Limits {
     /// How many jobs a connection may have outstanding, and each I/O thread.
     pub(crate) fn offload_jobs_shares(&self, threads: usize) -> (u32, u32) {
         (self.offload_jobs_per_connection, self.offload_jobs_per_thread(threads))
+    }
+
+    pub(crate) fn client_limits(&self) -> ClientLimits {
+        ClientLimits { first_data_bytes: self.send_queue_bytes, maintained: self.connections_maintained }
     }
 
     pub(crate) fn accepting(&self, busy_answers: Vec<Bytes>, access: Vec<AccessList>) -> Accepting {

@@ -18,7 +18,7 @@ mod stats;
 mod table;
 mod workers;
 
-pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector};
+pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector, MaintainingHandle};
 pub use self::connection::{Connection, OffloadRefused};
 pub use self::engines::EngineChoice;
 pub use self::handle::{ConnectionHandle, PostError};
@@ -34,6 +34,7 @@ pub use crate::io_thread::{
     Accepted, ConnectError, ConnectFailed, Connected, OffloadRefusal, RefusedBecause, Target, WhenFull,
 };
 pub use crate::io_thread::{AccessList, ConnectionLimiter, Network, NetworkError};
+pub use crate::io_thread::{ConnectionMaintaining, GaveUp, MaintainingEvent};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).
 pub mod sim {

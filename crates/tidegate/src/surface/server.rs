@@ -285,7 +285,7 @@ impl ServerBuilder {
         let jobs = self.limits.offload_jobs_per_thread(count) as usize;
         let threads = wakers.into_iter().map(|waker| ThreadShared::new(waker, slots, connects, jobs)).collect();
         let pool = OffloadPool::new(self.limits.offload_workers, jobs * count);
-        let shared = ServerShared::new(threads, self.limits.tickets(), pool);
+        let shared = ServerShared::new(threads, self.limits.tickets(), pool, self.limits.client_limits());
         // A builder is bound once.
         let _ = self.for_connectors.set(Arc::clone(&shared));
         shared
