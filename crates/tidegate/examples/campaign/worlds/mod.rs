@@ -67,6 +67,11 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         Err(error) => panic!("seed {seed}: {error}"),
     };
     simulation.check("what handlers see", move |_| complaints.check());
+    let watched = limiter.clone();
+    simulation.check("the limiter", move |_| match watched.connections() {
+        connections if connections > watched.most() => Err(format!("{connections} of {}", watched.most())),
+        _ => Ok(()),
+    });
     // Draining may come when it likes only where nobody counts on the end of an echo.
     let is_interrupted = simulation.random_below(3) == 0;
     while simulation.completions() < COMPLETIONS_LEAST || simulation.opened() < CONNECTIONS_LEAST {
@@ -78,11 +83,6 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         let after = Duration::from_millis(simulation.random_below(3_000));
         simulation.after(after, |simulation| simulation.handle().drain());
     }
-    let watched = limiter.clone();
-    simulation.check("the limiter", move |_| match watched.connections() {
-        connections if connections > watched.most() => Err(format!("{connections} of {}", watched.most())),
-        _ => Ok(()),
-    });
     let report = simulation.run()?;
     assert_eq!(limiter.connections(), 0, "seed {seed}: places of the limiter have not come back");
     let (hash, events) = (simulation.trace_hash(), simulation.trace_count());
