@@ -130,7 +130,7 @@ impl Driver for Asking {
             match self.connector.connect(target.clone()) {
                 Ok(()) => {}
                 Err(refused) if matches!(refused.reason, ConnectRefusal::QueueFull { .. }) => {
-                    assert_eq!(refused.target, target);
+                    assert_eq!(*refused.target, target);
                     self.targets.push(target);
                     break;
                 }

@@ -76,10 +76,9 @@ impl ConnectionLimiter {
         debug_assert!(before > 0, "a connection that was not counted");
         for seat in &self.shared.seats {
             // Sequentially consistent with who first says that it waits and then looks again: one of the two sees the other.
-            if seat.waits.load(Ordering::SeqCst) && seat.waits.swap(false, Ordering::SeqCst) {
-                if let Ok(waker) = seat.waker.try_read() {
-                    waker.as_ref().inspect(|waker| waker.wake());
-                }
+            let waits = seat.waits.load(Ordering::SeqCst) && seat.waits.swap(false, Ordering::SeqCst);
+            if waits && let Ok(waker) = seat.waker.try_read() {
+                waker.as_ref().inspect(|waker| waker.wake());
             }
         }
     }

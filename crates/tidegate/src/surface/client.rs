@@ -81,7 +81,7 @@ pub struct Connector {
 #[error("{reason}")]
 pub struct ConnectRefused {
     /// What was wanted, unchanged.
-    pub target: Target,
+    pub target: Box<Target>,
     /// Why it was not taken.
     pub reason: ConnectRefusal,
 }
@@ -147,7 +147,7 @@ impl Connector {
     /// # Errors
     /// [`ConnectRefused`] gives the target back when the request was not taken, with the reason and its numbers.
     pub fn connect(&self, target: Target) -> Result<(), ConnectRefused> {
-        self.ask(&target, None).map_err(|reason| ConnectRefused { target, reason })
+        self.ask(&target, None).map_err(|reason| ConnectRefused { target: Box::new(target), reason })
     }
 
     /// Keeps connections alive: makes them again whenever they have failed or ended, until the server drains, the attempts are used up, or
@@ -157,7 +157,7 @@ impl Connector {
     /// As [`connect`](Self::connect), and when more would be maintained than [`Limits::connections_maintained`](crate::Limits).
     pub fn maintain(&self, maintaining: ConnectionMaintaining) -> Result<MaintainingHandle, ConnectRefused> {
         let target = maintaining.target.clone();
-        self.begin_to_maintain(maintaining).map_err(|reason| ConnectRefused { target, reason })
+        self.begin_to_maintain(maintaining).map_err(|reason| ConnectRefused { target: Box::new(target), reason })
     }
 
     fn begin_to_maintain(&self, maintaining: ConnectionMaintaining) -> Result<MaintainingHandle, ConnectRefusal> {

@@ -379,6 +379,7 @@ fn servers_that_share_a_limiter_wake_each_other() {
     second.read_exact(&mut byte).expect("an echo, once the first is gone");
     assert_eq!((byte, limiter.connections()), (*b"2", 1));
     drop(second);
-    (one.drained(), other.drained());
+    one.drained();
+    other.drained();
     assert_eq!(limiter.connections(), 0);
 }

@@ -330,11 +330,11 @@ fn a_queue_that_is_full_gives_the_target_back_with_the_numbers() {
         connector.connect(target.clone().on_thread(1)).expect("room");
     }
     let refused = connector.connect(target.clone().on_thread(1)).expect_err("no room");
-    assert_eq!(refused.target, target.clone().on_thread(1));
+    assert_eq!(*refused.target, target.clone().on_thread(1));
     assert_eq!(refused.reason, ConnectRefusal::QueueFull { waiting: 3, limit: 3 });
     // The other thread has room.
     for _ in 0..3 {
-        connector.connect(target).expect("room");
+        connector.connect(target.clone()).expect("room");
     }
     let refused = connector.connect(target.clone()).expect_err("no room");
     assert_eq!(refused.reason, ConnectRefusal::QueueFull { waiting: 6, limit: 3 });

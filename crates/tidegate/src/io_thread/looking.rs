@@ -1,0 +1,72 @@
+//! What tests and the simulation look at from outside.
+
+use super::handlers::Timer;
+use super::{IoThread, Tally};
+use crate::engine::Engine;
+
+impl<E: Engine> IoThread<E> {
+    /// What was counted so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Send memory charged on this thread, in bytes, without what the floors pay.
+    pub(crate) fn charged_bytes(&self) -> usize {
+        self.pools.lease.charged()
+    }
+
+    /// Messages waiting on this thread.
+    pub(crate) fn messages_waiting(&self) -> usize {
+        self.pools.messages_waiting()
+    }
+
+    /// Sends of this thread with the system, and the most there may be.
+    pub(crate) fn sends_outstanding(&self) -> (u32, u32) {
+        (self.pools.sends.in_flight(), self.pools.sends.most())
+    }
+
+    /// Whether this thread has said that it is short of send memory.
+    pub(crate) fn says_short_of_memory(&self) -> bool {
+        self.pressure.says_short()
+    }
+
+    /// Offloaded jobs of this thread that are outstanding, and the most there may be.
+    pub(crate) fn offloads_outstanding(&self) -> (u32, u32) {
+        self.context.offloading.outstanding()
+    }
+
+    /// Connections of this thread, those that are connecting included.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections + self.connecting.len() as u32
+    }
+
+    /// Connections in line on this thread.
+    pub(crate) fn in_line(&self) -> usize {
+        self.in_line.len()
+    }
+
+    /// Arena buffers that are out.
+    pub(crate) fn buffers_out(&self) -> u32 {
+        self.pools.arena.outstanding()
+    }
+
+    /// Timers of connections that are over: there must be none, or they would pile up and strike the next user of the slot.
+    pub(crate) fn stale_timers(&self) -> usize {
+        let is_stale = |timer: Timer| match timer {
+            Timer::Machine(index) | Timer::Handler(index, _) => !self.slots.get(index).is_some_and(|slot| slot.in_use),
+            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::Reconnect(_) | Timer::AcceptAgain => false,
+            Timer::HalfGrace | Timer::Grace => false,
+        };
+        self.context.wheel.values().filter(|&timer| is_stale(timer)).count()
+    }
+
+    /// The most that a connection of this thread has queued, in bytes.
+    pub(crate) fn queued_bytes_max(&mut self) -> usize {
+        self.slots
+            .iter_mut()
+            .filter(|(_, slot)| slot.in_use)
+            .map(|(_, slot)| slot.machine.queued_bytes())
+            .max()
+            .unwrap_or(0)
+    }
+}
