@@ -510,7 +510,8 @@ mod loom_tests {
     fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
         loom::model(|| {
             let waker = || Waker::new(std::sync::Arc::new(|| {}));
-            let shared = ServerShared::new((0..2).map(|_| ThreadShared::new(waker(), 1, 1)).collect(), 0);
+            let threads = (0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1)).collect();
+            let shared = ServerShared::new(threads, 0, OffloadPool::new(0, 0), ClientLimits::default());
             // One place is the listener's credit already; of two outgoing connections, one may be.
             assert_eq!(shared.take_places(1, 2), 1);
             let live = Arc::new(AtomicU32::new(0));
