@@ -1,9 +1,11 @@
 //! Measures echo servers side by side on one machine, over loopback.
 //!
-//! Four programs share this library:
+//! Several programs share this library:
 //!
 //! * `compare` starts servers, drives each of them with one worker process in
 //!   short turns and prints what a second of server CPU time was worth;
+//! * `broadcast` does so for servers that send one stream to everybody;
+//! * `broadcast-tokio` is the peer for that, which shares its messages and gathers its writes;
 //! * `echo-tokio` is the peer most people would write: one task per connection;
 //! * `echo-bare` is the limit: an io_uring loop with nothing around it;
 //! * `echo-bare-epoll` is the limit where there is no io_uring: the same on epoll.
@@ -15,6 +17,7 @@
 
 pub mod bare;
 pub mod bare_epoll;
+pub mod broadcast;
 pub mod buffer_ring;
 pub mod compare;
 pub mod listen;

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tidegate::{EngineChoice, MinProgress, Network};
+use tidegate::{EngineChoice, MinProgress, Network, Overflow};
 
 use crate::doctor::DoctorOptions;
 use crate::load::arguments::LoadOptions;
@@ -41,6 +42,14 @@ pub(crate) struct ServeOptions {
     /// What each connection gets
     #[arg(value_enum)]
     pub service: Service,
+
+    /// ticker: the time between two messages; 0: as fast as they are taken, while there are connections [default: 100ms]
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    pub interval: Option<Span>,
+
+    /// ticker: the size of a message, at least 24 and at most --send-queue [default: 128]
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<Size>,
 
     /// Address and port to listen on, such as 127.0.0.1:7007 or [::1]:7007; port 0 lets the system choose one. May be
     /// given several times
@@ -97,6 +106,12 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "SIZE", default_value = "64K")]
     pub window: Size,
 
+    /// What becomes of a message for which the send queue has no room: wait (refused until there is room; a connection
+    /// that has had none for 30 s is reset, wait=TIME: for so long, wait=0: for ever), drop-oldest (messages that wait
+    /// are dropped for it), drop-newest (it is dropped), close (the connection is reset)
+    #[arg(long, value_name = "POLICY", default_value = "wait", value_parser = parse_overflow)]
+    pub overflow: Overflow,
+
     /// How long a new connection may take until the first byte goes either way; off: for ever
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_optional)]
     pub first_byte_timeout: Limit<Span>,
@@ -130,7 +145,9 @@ server itself, and `kernel BYTES` for what its sockets may take of the kernel's 
 SIGTERM and SIGINT drain the server: what waits to be accepted is accepted, what is queued is sent, idle connections
 are closed, those that are still busy after half of --shutdown-grace are closed in order, and what is left after all of
 it is reset; then it exits with status 0. The last line on stdout is a JSON object: bytes_received, bytes_sent,
-connections, closed by reason, refused by cause. A second signal ends it at once, with 128 plus its number. Status 1: the
+connections, dropped_messages and dropped_bytes by --overflow, closed by reason, refused by cause; of a ticker also how
+many messages were published, refused for now, delivered (one for each receiver) and missed. A second signal ends it at
+once, with 128 plus its number. Status 1: the
 system refuses an address, descriptors or memory. Status 2: bad arguments.
 
 Example: serve 12,000 connections within 96 MiB on every IPv4 address of the machine
@@ -145,6 +162,8 @@ pub(crate) enum Service {
     Discard,
     /// Numbered lines of 64 bytes, for as long as the peer reads
     Chargen,
+    /// One numbered stream for all: messages that are published once, at an --interval, and go to every connection
+    Ticker,
 }
 
 impl Service {
@@ -154,6 +173,7 @@ impl Service {
             Self::Echo => "echo",
             Self::Discard => "discard",
             Self::Chargen => "chargen",
+            Self::Ticker => "ticker",
         }
     }
 }
@@ -215,6 +235,34 @@ fn parse_period(text: &str) -> Result<Span, String> {
     if span.duration.is_zero() { Err("it must be above 0".into()) } else { Ok(span) }
 }
 
+fn parse_overflow(text: &str) -> Result<Overflow, String> {
+    let (name, limit) = text.split_once('=').map_or((text, None), |(name, limit)| (name, Some(limit)));
+    match (name, limit) {
+        ("wait", None) => Ok(Overflow::default()),
+        ("wait", Some("0")) => Ok(Overflow::Wait { limit: None }),
+        ("wait", Some(limit)) => {
+            let span: Span = limit.parse().map_err(|error: crate::span::SpanError| format!("{error}; or wait=0"))?;
+            // No time at all is how the rest of the world writes "without a limit".
+            Ok(Overflow::Wait { limit: (!span.duration.is_zero()).then_some(span.duration) })
+        }
+        ("drop-oldest", None) => Ok(Overflow::DropOldest),
+        ("drop-newest", None) => Ok(Overflow::DropNewest),
+        ("close", None) => Ok(Overflow::Close),
+        ("drop-oldest" | "drop-newest" | "close", Some(_)) => Err(format!("only wait takes a time: {name}")),
+        _ => {
+            Err("it must be wait, wait=TIME (such as wait=5s; wait=0: for ever), drop-oldest, drop-newest or close"
+                .into())
+        }
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Span, String> {
+    if text == "0" {
+        return Ok(Span { duration: Duration::ZERO });
+    }
+    text.parse().map_err(|error: crate::span::SpanError| format!("{error}; or 0"))
+}
+
 fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
     let threads: Option<NonZeroUsize> = text.parse().ok();
     threads
@@ -224,6 +272,8 @@ fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn options(arguments: &[&str]) -> ServeOptions {
@@ -244,6 +294,24 @@ mod tests {
     fn the_default_address_is_port_7007_of_the_loopback_and_listen_replaces_it() {
         assert_eq!(options(&[]).listen, ["127.0.0.1:7007".parse().unwrap()]);
         assert_eq!(options(&["--listen", "[::1]:1"]).listen, ["[::1]:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_policy_is_read_with_its_time_and_what_is_none_is_refused_with_the_ways_there_are() {
+        let wait = |limit| Ok(Overflow::Wait { limit });
+        assert_eq!(options(&[]).overflow, Overflow::Wait { limit: Some(Duration::from_secs(30)) });
+        assert_eq!(parse_overflow("wait"), wait(Some(Duration::from_secs(30))));
+        assert_eq!(parse_overflow("wait=500ms"), wait(Some(Duration::from_millis(500))));
+        assert_eq!(parse_overflow("wait=0"), wait(None));
+        assert_eq!(parse_overflow("wait=0s"), wait(None));
+        assert_eq!(parse_overflow("drop-oldest"), Ok(Overflow::DropOldest));
+        assert_eq!(parse_overflow("drop-newest"), Ok(Overflow::DropNewest));
+        assert_eq!(parse_overflow("close"), Ok(Overflow::Close));
+        for (text, hint) in [("drop", "drop-oldest"), ("", "wait=TIME"), ("wait=5", "units"), ("close=5s", "only wait")]
+        {
+            let error = parse_overflow(text).expect_err(text);
+            assert!(error.contains(hint), "{text:?}: {error}");
+        }
     }
 
     #[test]

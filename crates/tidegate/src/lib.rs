@@ -37,6 +37,10 @@
 //! connection lives. [`Refused`] gives a message back with the reason and its numbers; when it is for now only,
 //! [`Handler::on_writable`] says when there is room. While much is queued, the connection is not read from.
 //!
+//! That is the default policy for a queue that is full, [`Overflow::Wait`]. Others drop the oldest or the newest message, close the
+//! connection, or ask; [`FlowControl`] sets policy and limits for a [listener](Listener::flow), a [client](Client::flow) or a
+//! [connection](Connection::set_flow).
+//!
 //! # Connecting
 //!
 //! [`ServerBuilder::client`] describes outgoing connections: they have handlers of the same trait, live on the same I/O threads and
@@ -68,8 +72,8 @@
 //! # Limits
 //!
 //! [`Limits`] has a name and a default for every bound. [`Limits::ceiling`] is the sum of what a server may use, and
-//! [`ServerBuilder::memory`] works backwards from such a sum. At a limit nothing is lost that was taken: connections wait in the
-//! backlog, sends are refused, reading pauses.
+//! [`ServerBuilder::memory`] works backwards from such a sum. At a limit nothing is lost that was taken, unless the
+//! policy of a queue is to drop: connections wait in the backlog, sends are refused, reading pauses.
 //!
 //! ```
 //! use tidegate::{Limits, Server};
@@ -78,6 +82,11 @@
 //! println!("at most {} bytes on two I/O threads", limits.ceiling(2, 0).total());
 //! let builder = Server::builder().limits(limits).memory(64 << 20); // send memory is what is left of it
 //! ```
+//!
+//! # Groups
+//!
+//! A [`Group`] sends one message to many connections: published once, from any thread, and copied for none of them. Connections
+//! [join](Connection::join) it. Each receiver's own [`Overflow`] decides what happens when its queue is full.
 //!
 //! # Endings
 //!
@@ -111,7 +120,9 @@ mod surface;
 mod sync;
 mod time;
 
-pub use connection::{CloseReason, MinProgress, Refusal, Refused, Sent};
+pub use connection::{
+    Ask, CloseReason, Decision, FlowControl, FlowError, MinProgress, Overflow, QueueState, Refusal, Refused, Sent,
+};
 pub use memory::{Buffer, Payload, share_one_heap};
 pub use surface::*;
 pub use time::Time;

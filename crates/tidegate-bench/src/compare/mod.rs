@@ -1,9 +1,9 @@
 //! Runs the comparison: starts servers and workers, gives turns, sums up.
 
-mod child;
+pub(crate) mod child;
 mod report;
-mod rounds;
-mod summary;
+pub(crate) mod rounds;
+pub(crate) mod summary;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,9 +21,9 @@ use rounds::Contestant;
 use summary::ServerSummary;
 
 /// The processor the servers run on.
-const SERVER_CPU: usize = 0;
+pub(crate) const SERVER_CPU: usize = 0;
 /// The processor the workers run on.
-const CLIENT_CPU: usize = 1;
+pub(crate) const CLIENT_CPU: usize = 1;
 /// What bare must reach of tokio in scenario b for a run to be worth quoting.
 const VALID_RATIO: f64 = 1.12;
 

@@ -103,7 +103,7 @@ fn take_turn(contestant: &mut Contestant, round: usize, number: usize, length: D
 }
 
 /// A B C, C B A, B C A, A C B, ...: everyone goes first, last and in between.
-fn order_of(round: usize, count: usize) -> Vec<usize> {
+pub(crate) fn order_of(round: usize, count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     order.rotate_left(round / 2 % count.max(1));
     if round % 2 == 1 {

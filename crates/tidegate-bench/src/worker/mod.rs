@@ -6,7 +6,7 @@
 mod churn;
 mod clock;
 mod closed_loop;
-mod connect;
+pub(crate) mod connect;
 mod verify;
 
 use std::io::{self, BufRead, Write};

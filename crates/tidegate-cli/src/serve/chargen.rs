@@ -52,7 +52,9 @@ impl Chargen {
             match sent.map_err(|refused| refused.why) {
                 Ok(Sent::Queued) => {}
                 Err(Refusal::NoMemory { .. }) if count > SMALL_MESSAGE_LINES => count = SMALL_MESSAGE_LINES,
-                Ok(_) | Err(Refusal::Full { .. } | Refusal::NoMemory { .. } | Refusal::Closing) => return,
+                Ok(_) => return,
+                Err(Refusal::Full { .. } | Refusal::NoMemory { .. }) => return,
+                Err(Refusal::SlowConsumer { .. } | Refusal::Closing) => return,
                 Err(why) => {
                     // The limits leave no room for one message, ever: nothing would come after this.
                     tracing::error!(peer = %self.peer, %why, "lines were refused");

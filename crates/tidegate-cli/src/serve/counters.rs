@@ -50,6 +50,8 @@ fn log_line(stats: &Stats) {
         send_memory_bytes = stats.send_memory_bytes(),
         received_bytes = stats.bytes_received(),
         sent_bytes = stats.bytes_sent(),
+        dropped_messages = stats.dropped_messages(),
+        dropped_bytes = stats.dropped_bytes(),
         closed = listed(stats.closed_by_reason()),
         refused = listed(stats.refused_by_cause()),
         "stats"

@@ -4,26 +4,35 @@ pub(crate) mod chargen;
 mod counters;
 mod discard;
 mod echo;
+pub(crate) mod ticker;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tidegate::{AccessList, BindError, Bound, Limits, Listener, Machine, Report, Server, ServerBuilder};
+use tidegate::{
+    AccessList, BindError, Bound, Group, GroupStats, Limits, Listener, Machine, Report, Server, ServerBuilder,
+};
 use tracing_subscriber::filter::LevelFilter;
 
 use self::chargen::Chargen;
 use self::counters::Counters;
 use self::discard::Discard;
 use self::echo::Echo;
+use self::ticker::{Subscriber, Ticker};
 use crate::Failure;
 use crate::arguments::{Preset, ServeOptions, Service};
 use crate::descriptors;
 use crate::logging::Log;
 use crate::signals;
 use crate::size::Size;
+
+/// The time between two messages of a ticker, and the size of one in bytes, by default.
+const INTERVAL: Duration = Duration::from_millis(100);
+const MESSAGE_BYTES: usize = 128;
 
 /// The smallest receive buffer: for small send queues, in which a reply of a larger one would not fit.
 const SMALL_BUFFER_BYTES: u32 = 4096;
@@ -43,10 +52,16 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
     let draining = Arc::new(AtomicBool::new(false));
     let threads = options.threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let limits = limits(options)?;
+    let size = message_size(options)?;
     let mut builder = Server::builder().limits(limits).threads(threads).engine(options.engine.into());
+    let mut group = None;
+    if options.service == Service::Ticker {
+        let (with_group, made) = builder.group();
+        (builder, group) = (with_group, Some(made));
+    }
     for &address in &options.listen {
         let listener = Listener::tcp(address).access(access(options));
-        builder = listen(builder, options.service, listener, &draining);
+        builder = listen(builder, options.service, listener, &draining, group.as_ref());
     }
     builder = match options.memory {
         Some(Size { bytes }) => builder.memory(bytes),
@@ -66,9 +81,12 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
 
     announce(options.service, &bound);
     let counters = options.stats.map(|every| Counters::log(bound.handle(), every.duration)).transpose()?;
+    let interval = options.interval.map_or(INTERVAL, |span| span.duration);
+    let ticker = group.clone().map(|group| Ticker::start(group, interval, size)).transpose()?;
     let report = bound.run();
-    drop(counters);
-    sum_up(&report.map_err(|error| Failure::Refused(error.to_string()))?);
+    drop((counters, ticker));
+    let stats = group.map(|group| group.stats());
+    sum_up(&report.map_err(|error| Failure::Refused(error.to_string()))?, stats);
     Ok(())
 }
 
@@ -100,6 +118,7 @@ fn limits(options: &ServeOptions) -> Result<Limits, Failure> {
         high_mark_bytes: queue_bytes / 2,
         low_mark_bytes: queue_bytes / 4,
         window_bytes: options.window.bytes,
+        overflow: options.overflow.clone(),
         first_byte_timeout: options.first_byte_timeout.duration(),
         idle_timeout: options.idle_timeout.duration(),
         min_send_progress: options.min_send_progress.value(),
@@ -116,9 +135,33 @@ fn access(options: &ServeOptions) -> AccessList {
     options.deny.iter().fold(list, |list, &network| list.deny(network))
 }
 
+/// The size of a ticker's messages; options that are the ticker's are refused for others.
+fn message_size(options: &ServeOptions) -> Result<usize, Failure> {
+    if options.service != Service::Ticker && (options.interval.is_some() || options.size.is_some()) {
+        return Err(Failure::Usage("--interval and --size are for serve ticker".into()));
+    }
+    let bytes = options.size.map_or(MESSAGE_BYTES, |size| size.bytes);
+    let most = options.send_queue;
+    if (ticker::SIZE_MIN..=most.bytes).contains(&bytes) {
+        return Ok(bytes);
+    }
+    let least = ticker::SIZE_MIN;
+    Err(Failure::Usage(format!("--size must be from {least} to {most}, which is the --send-queue")))
+}
+
 /// Adds a listener of `service`. Services that send of their own accord stop when `draining` is set.
-fn listen(builder: ServerBuilder, service: Service, listener: Listener, draining: &Arc<AtomicBool>) -> ServerBuilder {
+fn listen(
+    builder: ServerBuilder,
+    service: Service,
+    listener: Listener,
+    draining: &Arc<AtomicBool>,
+    group: Option<&Group>,
+) -> ServerBuilder {
     match service {
+        Service::Ticker => {
+            let Some(group) = group.cloned() else { return builder };
+            builder.listen(listener, move |accepted| Subscriber::new(accepted.peer, group.clone()))
+        }
         Service::Echo => builder.listen(listener, |accepted| Echo::new(accepted.peer)),
         Service::Discard => builder.listen(listener, |accepted| Discard::new(accepted.peer)),
         Service::Chargen => {
@@ -156,14 +199,22 @@ fn announce(service: Service, bound: &Bound) {
 }
 
 /// Says what the server has done: as the last line on stdout for programs, in the log for people.
-fn sum_up(report: &Report) {
-    let summary = serde_json::json!({
+fn sum_up(report: &Report, group: Option<GroupStats>) {
+    let mut summary = serde_json::json!({
         "connections": report.connections(),
         "bytes_received": report.bytes_received(),
         "bytes_sent": report.bytes_sent(),
+        "dropped_messages": report.dropped_messages(),
+        "dropped_bytes": report.dropped_bytes(),
         "closed": counted(report.closed_by_reason()),
         "refused": counted(report.refused_by_cause()),
     });
+    if let Some(group) = group {
+        let GroupStats { published, refused, delivered, missed, .. } = group;
+        summary["ticker"] =
+            serde_json::json!({ "published": published, "refused": refused, "delivered": delivered, "missed": missed });
+        tracing::info!(published, refused, delivered, missed, "published");
+    }
     let mut stdout = io::stdout().lock();
     if let Err(error) = writeln!(stdout, "{summary}").and_then(|()| stdout.flush()) {
         tracing::warn!(%error, "nobody reads stdout: the summary is only in the log");
@@ -172,6 +223,7 @@ fn sum_up(report: &Report) {
         connections = report.connections(),
         received_bytes = report.bytes_received(),
         sent_bytes = report.bytes_sent(),
+        dropped_messages = report.dropped_messages(),
         closed = listed(report.closed_by_reason()),
         refused = listed(report.refused_by_cause()),
         "drained"

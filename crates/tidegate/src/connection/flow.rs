@@ -18,20 +18,11 @@ impl MinProgress {
     }
 }
 
-/// The limits of one connection, as its state machine uses them. Made from [`Limits`](crate::Limits), which documents
+/// The limits of one connection, as its state machine uses them, without those of its send queue, which are
+/// [`Rules`](super::rules::Rules). Made from [`Limits`](crate::Limits), which documents
 /// each and has checked that they fit together.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
-    /// Bytes on the wire at once.
-    pub window_bytes: usize,
-    /// Bytes that may wait in the send queue.
-    pub queue_bytes: usize,
-    /// Messages that may wait in the send queue.
-    pub queue_messages: u32,
-    /// Above this many queued bytes, reading pauses.
-    pub high_mark_bytes: usize,
-    /// At or below this many, it goes on, and the handler is told that there is room.
-    pub low_mark_bytes: usize,
     /// What the connection may charge to send memory without asking the common reserve.
     pub floor_bytes: usize,
     /// Arena buffers that it may hold.
@@ -52,16 +43,4 @@ pub(crate) struct Flow {
     pub min_send_progress: Option<MinProgress>,
     /// How fast the peer must send while it is read from.
     pub min_receive_rate: Option<MinProgress>,
-}
-
-impl Flow {
-    /// Above this many queued messages, reading pauses: three quarters of the most.
-    pub(crate) fn high_mark_messages(&self) -> u32 {
-        self.queue_messages - self.queue_messages.div_ceil(4)
-    }
-
-    /// At or below this many, it goes on: a half of the most.
-    pub(crate) fn low_mark_messages(&self) -> u32 {
-        self.queue_messages / 2
-    }
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use super::marks::{Mark, Marks};
 use super::messages::{List, MESSAGE_OVERHEAD_BYTES, Pools};
+use super::strain::NO_STRAIN;
 use super::{CloseReason, Refusal, Refused, Sent};
 use crate::engine::CloseMode;
 use crate::memory::{Buffer, Gather, Payload, Piece};
@@ -61,17 +62,24 @@ pub(super) enum Life {
 pub(crate) struct Machine {
     pub(super) life: Life,
     pub(super) reason: Option<CloseReason>,
+    /// The number of the rules of its queue.
+    pub(super) flow: u16,
     pub(super) marks: Marks,
     /// What waits to be sent. Whole messages, never begun.
     pub(super) queue: List,
-    queue_bytes: usize,
+    /// How many bytes and messages these are. Queues have fewer than 2^32 bytes.
+    pub(super) queue_bytes: u32,
+    pub(super) queue_messages: u32,
     /// What was received and waits for the handler.
     pub(super) inbox: List,
     /// What is charged to send memory for this connection, the floor included.
     charged_bytes: usize,
-    /// While an `on_writable` is owed: the smallest message that was refused because the queue was full, in bytes. Queues have fewer
-    /// than 2^32.
+    /// While an `on_writable` is owed: the smallest message that was refused because the queue was full, in bytes.
     wanted_bytes: u32,
+    /// While a send is with the engine: its bytes.
+    in_flight_bytes: u32,
+    /// Where the table of slow connections has what is noted of this one, if anything.
+    pub(super) strain: u32,
     /// What the system has taken since `paced`, in bytes, or as many as can be counted.
     pub(super) taken_bytes: u32,
     /// What the system has not taken of the last send; goes out first.
@@ -90,17 +98,21 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// A connection that has just been established.
-    pub(crate) fn new(now: Time) -> Self {
+    /// A connection that has just been established, with the rules of the table `table`.
+    pub(crate) fn new(now: Time, table: u16) -> Self {
         Self {
             life: Life::Open,
             reason: None,
+            flow: table,
             marks: Marks::of(&[Mark::Rearm]),
             queue: List::default(),
             queue_bytes: 0,
+            queue_messages: 0,
             inbox: List::default(),
             charged_bytes: 0,
             wanted_bytes: 0,
+            in_flight_bytes: 0,
+            strain: NO_STRAIN,
             taken_bytes: 0,
             unsent: None,
             progressed: now,
@@ -114,7 +126,8 @@ impl Machine {
 
 /// What the handler wants.
 impl Machine {
-    /// Takes a message into the queue, or gives it back. What was charged ahead for a reply (`credit_bytes`) is used first.
+    /// Takes a message into the queue, or gives it back; the policy of the queue may drop it, or others for it, or close the connection.
+    /// What was charged ahead for a reply (`credit_bytes`) is used first.
     pub(crate) fn send(
         &mut self,
         payload: Payload,
@@ -129,50 +142,52 @@ impl Machine {
             return Ok(self.sent_mark());
         }
         let held_bytes = payload.held_bytes();
-        let charge_bytes = payload.charge_bytes() + MESSAGE_OVERHEAD_BYTES;
-        let limit_bytes = pools.flow.queue_bytes;
+        let charge_bytes = charge_of(&payload);
+        let rules = pools.flows.rules(self.flow);
+        let (limit_bytes, limit_messages) = (rules.queue_bytes, rules.queue_messages);
         let memory_bytes = pools.lease.total() + pools.flow.floor_bytes;
         for (bytes, limit_bytes) in [(held_bytes, limit_bytes), (charge_bytes, memory_bytes)] {
             if bytes > limit_bytes {
                 return Err(Refused { payload, why: Refusal::TooLarge { bytes, limit_bytes } });
             }
         }
-        if self.queue_bytes + held_bytes > limit_bytes || self.queue.count >= pools.flow.queue_messages {
-            self.owe_writable(held_bytes);
-            let why = Refusal::Full {
-                queued_bytes: self.queue_bytes,
-                limit_bytes,
-                queued_messages: self.queue.count,
-                limit_messages: pools.flow.queue_messages,
-            };
-            return Err(Refused { payload, why });
+        if self.queued_bytes() + held_bytes > limit_bytes || self.queue_messages >= limit_messages {
+            return self.overflow(payload, credit_bytes, now, pools);
         }
         let from_credit = charge_bytes.min(*credit_bytes);
         if let Err(why) = self.charge(charge_bytes - from_credit, pools) {
-            self.owe_writable(held_bytes);
-            self.marks.set(Mark::WaitsForMemory, true);
-            return Err(Refused { payload, why });
+            return self.run_out_of_memory(payload, why, credit_bytes, now, pools);
         }
         *credit_bytes -= from_credit;
-        let piece = Piece { payload, charge_bytes, held_bytes };
+        Ok(self.enqueue(Piece { payload, charge_bytes, held_bytes }, now, pools))
+    }
+
+    /// Takes a message that fits and is paid for.
+    #[inline(always)]
+    pub(super) fn enqueue(&mut self, piece: Piece, now: Time, pools: &mut Pools) -> Sent {
         if self.queue.is_empty() && !self.marks.has(Mark::Sending) {
             if self.unsent.is_none() {
                 self.begin_to_wait(now);
             }
+            let window_bytes = pools.flows.rules(self.flow).window_bytes;
             // Nothing is in flight and nothing waits before it: it goes out with the next send, without a turn in the queue.
             let gather = self.unsent.get_or_insert_with(|| pools.gather());
-            if gather.is_empty() || gather.has_room_within(pools.flow.window_bytes) {
+            if gather.is_empty() || gather.has_room_within(window_bytes) {
                 gather.push(piece);
-                return Ok(self.sent_mark());
+                return self.sent_mark();
             }
         }
-        self.queue_bytes += held_bytes;
+        self.queue_bytes += piece.held_bytes as u32;
+        self.queue_messages += 1;
         pools.messages.push(&mut self.queue, piece);
-        if self.queue_bytes > pools.flow.high_mark_bytes || self.queue.count > pools.flow.high_mark_messages() {
-            self.marks.set(Mark::QueueHigh, true);
+        let rules = pools.flows.rules(self.flow);
+        if self.queued_bytes() > rules.high_mark_bytes || self.queue_messages > rules.high_mark_messages {
+            if !self.marks.has(Mark::AboveHigh) {
+                self.rise_over_mark(now, pools);
+            }
             self.owe_writable(0);
         }
-        Ok(self.sent_mark())
+        self.sent_mark()
     }
 
     /// Finish sending: the peer sees the end of the stream after what is queued.
@@ -186,6 +201,7 @@ impl Machine {
             self.reason.get_or_insert(reason);
             self.marks.set(Mark::ShutdownWanted, true);
             self.empty_inbox(pools);
+            self.stop_refusing(pools);
             if self.marks.has(Mark::ShutdownDone) {
                 // The handler had half-closed before: no end of a half-close will come any more to begin lingering, and the
                 // peer may have finished without the handler having been told.
@@ -407,9 +423,8 @@ impl Machine {
     }
 
     fn next_for_handler(&mut self, owner: u32, pools: &mut Pools) -> Option<Step> {
-        self.lower_mark(pools);
         if !self.inbox.is_empty()
-            && let Some(credit_bytes) = self.begin_delivery(pools.messages.first_len(&self.inbox), pools)
+            && let Some(credit_bytes) = self.begin_kept_delivery(pools)
             && let Some(piece) = pools.messages.pop(&mut self.inbox)
         {
             pools.lease.refund(piece.charge_bytes);
@@ -425,12 +440,9 @@ impl Machine {
             self.marks.set(Mark::PeerFinishTold, true);
             return Some(Step::PeerShutdown);
         }
-        if self.marks.has(Mark::OwesWritable)
-            && !self.marks.has(Mark::QueueHigh)
-            && !self.marks.has(Mark::WaitsForMemory)
-            && self.has_room_for_wanted(pools)
-        {
+        if self.marks.has(Mark::OwesWritable) && !self.marks.has_any(Self::UNTOLD) && self.has_room_for_wanted(pools) {
             self.marks.clear(Marks::of(&[Mark::OwesWritable, Mark::OffloadRefused]));
+            self.stop_refusing(pools);
             if !self.marks.has(Mark::ShutdownWanted) {
                 return Some(Step::Writable);
             }
@@ -444,14 +456,20 @@ impl Machine {
             return None;
         }
         let mut gather = self.unsent.take().unwrap_or_else(|| pools.gather());
+        let (window_bytes, waited_messages) = (pools.flows.rules(self.flow).window_bytes, self.queue_messages);
         while !self.queue.is_empty()
-            && (gather.is_empty() || gather.has_room_within(pools.flow.window_bytes))
+            && (gather.is_empty() || gather.has_room_within(window_bytes))
             && let Some(piece) = pools.messages.pop(&mut self.queue)
         {
-            self.queue_bytes -= piece.held_bytes;
+            self.queue_bytes -= piece.held_bytes as u32;
+            self.queue_messages -= 1;
             gather.push(piece);
         }
-        self.lower_mark(pools);
+        if self.marks.has_any(Self::STRAINED) && self.queue_messages < waited_messages {
+            self.after_shrinking(now, pools);
+        }
+        self.marks.set(Mark::ToldAfterSend, false);
+        self.in_flight_bytes = gather.remaining().min(u32::MAX as usize) as u32;
         self.marks.set(Mark::OffersAll, self.queue.is_empty());
         Some(gather)
     }
@@ -506,6 +524,9 @@ impl Machine {
     /// What a half-close looks at: that it is wanted, not told yet, and nothing is in flight before it.
     const HALF_CLOSING: Marks = Marks::of(&[Mark::ShutdownWanted, Mark::ShutdownTold, Mark::Sending]);
 
+    /// What keeps the handler from being told that there is room.
+    const UNTOLD: Marks = Marks::of(&[Mark::AboveHigh, Mark::WaitsForMemory, Mark::ToldAfterSend]);
+
     /// What keeps a connection from being read.
     const UNREAD: Marks = Marks::of(&[
         Mark::PausedByHandler,
@@ -543,7 +564,15 @@ impl Machine {
 
     /// Bytes that wait in the send queue, without what is in flight.
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.queue_bytes
+        self.queue_bytes as usize
+    }
+
+    /// Bytes that have begun: in flight, or first in the next send.
+    pub(super) fn outstanding_bytes(&self) -> usize {
+        if self.marks.has(Mark::Sending) {
+            return self.in_flight_bytes as usize;
+        }
+        self.unsent.as_ref().map_or(0, |gather| gather.remaining())
     }
 
     /// What is charged to send memory, in bytes.
@@ -553,12 +582,12 @@ impl Machine {
     }
 
     /// Whether something waits, apart from what is in flight.
-    fn waits_to_be_sent(&self) -> bool {
+    pub(super) fn waits_to_be_sent(&self) -> bool {
         self.unsent.is_some() || !self.queue.is_empty()
     }
 
     fn sent_mark(&self) -> Sent {
-        if self.marks.has(Mark::QueueHigh) { Sent::OverMark } else { Sent::Queued }
+        if self.marks.has(Mark::AboveHigh) { Sent::OverMark } else { Sent::Queued }
     }
 
     fn may_read(&self) -> bool {
@@ -575,42 +604,59 @@ impl Machine {
     }
 
     /// Whether a message fits into the queue that has `data_bytes`, or what is promised to a reply if that is more.
+    #[inline(always)]
     fn has_room(&self, data_bytes: usize, pools: &Pools) -> bool {
-        self.queue_bytes + pools.flow.reply_bytes.max(data_bytes) <= pools.flow.queue_bytes
-            && self.queue.count < pools.flow.queue_messages
+        let rules = pools.flows.rules(self.flow);
+        self.queued_bytes() + pools.flow.reply_bytes.max(data_bytes) <= rules.queue_bytes
+            && self.queue_messages < rules.queue_messages
     }
 
-    /// Whether the smallest message that was refused fits now.
+    /// Whether what was refused would be taken, and a reply, as far as they can ever fit.
+    #[inline(never)]
     pub(super) fn has_room_for_wanted(&self, pools: &Pools) -> bool {
-        self.has_room(self.wanted_bytes as usize, pools)
+        let rules = pools.flows.rules(self.flow);
+        let wanted_bytes = pools.flow.reply_bytes.max(self.wanted_bytes as usize).min(rules.queue_bytes);
+        self.queued_bytes() + wanted_bytes <= rules.queue_bytes && self.queue_messages < rules.queue_messages
     }
 
     /// Charges a reply ahead, if the handler may be given data now. A reply with the received buffer itself costs
     /// the overhead of a message only, whatever its size.
+    #[inline(always)]
     fn begin_delivery(&mut self, data_bytes: usize, pools: &mut Pools) -> Option<usize> {
-        if !self.may_read() || !self.has_room(data_bytes, pools) {
+        if !self.may_read() {
             return None;
         }
         let credit_bytes = pools.reply_charge_bytes();
-        if self.charge(credit_bytes, pools).is_err() {
-            self.marks.set(Mark::WaitsForMemory, true);
-            return None;
+        if self.has_room(data_bytes, pools) && self.charge(credit_bytes, pools).is_ok() {
+            return Some(credit_bytes);
         }
-        Some(credit_bytes)
+        self.begin_unpromised(data_bytes, pools)
     }
 
-    fn lower_mark(&mut self, pools: &Pools) {
-        if self.marks.has(Mark::QueueHigh)
-            && self.queue_bytes <= pools.flow.low_mark_bytes
-            && self.queue.count <= pools.flow.low_mark_messages()
-        {
-            self.marks.set(Mark::QueueHigh, false);
+    /// The same for the first of what was kept: less often than for what has just come.
+    #[inline(never)]
+    fn begin_kept_delivery(&mut self, pools: &mut Pools) -> Option<usize> {
+        self.begin_delivery(pools.messages.first_len(&self.inbox), pools)
+    }
+
+    /// A reply can't be promised. Where replies may be dropped, the handler is given data all the same.
+    #[cold]
+    #[inline(never)]
+    fn begin_unpromised(&mut self, data_bytes: usize, pools: &mut Pools) -> Option<usize> {
+        if pools.flows.rules(self.flow).reads_on {
+            let credit_bytes = pools.reply_charge_bytes();
+            // A full queue may still make way for a reply that is paid for.
+            return Some(if self.charge(credit_bytes, pools).is_ok() { credit_bytes } else { 0 });
         }
+        // With room in the queue, it was send memory that was missing.
+        let waits_for_memory = self.has_room(data_bytes, pools);
+        self.marks.set(Mark::WaitsForMemory, waits_for_memory);
+        None
     }
 
     /// Charges `bytes` to this connection: to its floor as far as that goes, the rest to the common reserve.
     #[inline(always)]
-    fn charge(&mut self, bytes: usize, pools: &Pools) -> Result<(), Refusal> {
+    pub(super) fn charge(&mut self, bytes: usize, pools: &Pools) -> Result<(), Refusal> {
         if self.charged_bytes + bytes <= pools.flow.floor_bytes {
             self.charged_bytes += bytes;
             return Ok(());
@@ -633,8 +679,15 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether [`charge`](Self::charge) would do it.
+    pub(super) fn can_charge(&self, bytes: usize, pools: &Pools) -> bool {
+        let floor = pools.flow.floor_bytes;
+        let common = (self.charged_bytes + bytes).saturating_sub(floor) - self.charged_bytes.saturating_sub(floor);
+        pools.lease.can_charge(common)
+    }
+
     #[inline(always)]
-    fn refund(&mut self, bytes: usize, pools: &Pools) {
+    pub(super) fn refund(&mut self, bytes: usize, pools: &Pools) {
         debug_assert!(bytes <= self.charged_bytes, "{bytes} bytes refunded of {}", self.charged_bytes);
         if self.charged_bytes <= pools.flow.floor_bytes {
             self.charged_bytes -= bytes;
@@ -676,7 +729,8 @@ impl Machine {
         while let Some(piece) = pools.messages.pop(&mut self.queue) {
             refund += piece.charge_bytes;
         }
-        self.queue_bytes = 0;
+        (self.queue_bytes, self.queue_messages) = (0, 0);
+        self.forget_strain(pools);
         if let Some(mut gather) = self.unsent.take() {
             gather.clear(|piece| refund += piece.charge_bytes);
             pools.recycle(gather);
@@ -689,6 +743,12 @@ impl Machine {
             pools.lease.refund(piece.charge_bytes);
         }
     }
+}
+
+/// What a queued message is charged, in bytes.
+#[inline(always)]
+pub(super) fn charge_of(payload: &Payload) -> usize {
+    payload.charge_bytes() + MESSAGE_OVERHEAD_BYTES
 }
 
 /// Turns an arena buffer into a charged copy when its connection holds more than its share or the arena runs low, so that

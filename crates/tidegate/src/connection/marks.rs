@@ -6,7 +6,7 @@
 pub(super) enum Mark {
     /// The handler asked for a pause.
     PausedByHandler,
-    /// The queue passed its high mark and has not come down to the low one.
+    /// ... so has what is queued: over its mark, and nothing is dropped.
     QueueHigh,
     /// Waits in line for send memory.
     WaitsForMemory,
@@ -58,6 +58,15 @@ pub(super) enum Mark {
     OffloadRefused,
     /// Waits in line to offload a job.
     WaitsToOffload,
+    /// The queue passed its high mark and has not come down to the low one.
+    AboveHigh,
+    /// A message was refused because the queue was full, and the handler was not told since that there is room.
+    Refusing,
+    /// The timer looks at how long these two last.
+    QueueWatched,
+    /// The handler itself has made room, by messages that others were dropped for or by other rules: it is told after the next send has
+    /// begun, or it could go on like that for ever.
+    ToldAfterSend,
 }
 
 /// A set of facts.

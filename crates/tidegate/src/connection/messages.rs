@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Flow, SendTurns};
+use super::{Flow, Flows, SendTurns};
 use crate::memory::{Gather, Piece, ReceiveArena, SendLease};
 
 /// What a waiting message is charged besides its payload, in bytes: its node here (56), its place in a gather
@@ -17,8 +17,10 @@ pub(crate) struct Pools {
     pub arena: ReceiveArena,
     /// This thread's share of send memory.
     pub lease: Rc<SendLease>,
-    /// The limits of each connection.
+    /// The limits of each connection, without those of its queue.
     pub flow: Flow,
+    /// The rules of the queues.
+    pub flows: Flows,
     pub(super) messages: Messages,
     #[expect(clippy::vec_box, reason = "the boxes are what goes to the engine and comes back")]
     gathers: Vec<Box<Gather>>,
@@ -35,9 +37,9 @@ impl Pools {
     const PIECES_KEPT: usize = 16;
 
     /// Empty pools.
-    pub(crate) fn new(arena: ReceiveArena, lease: Rc<SendLease>, flow: Flow) -> Self {
+    pub(crate) fn new(arena: ReceiveArena, lease: Rc<SendLease>, flow: Flow, flows: Flows) -> Self {
         let (messages, sends) = (Messages::default(), SendTurns::new(u32::MAX));
-        Self { arena, lease, flow, messages, gathers: Vec::new(), sends, pressed: false }
+        Self { arena, lease, flow, flows, messages, gathers: Vec::new(), sends, pressed: false }
     }
 
     /// An empty gather.
@@ -83,19 +85,17 @@ impl Pools {
 pub(super) struct List {
     first: u32,
     last: u32,
-    /// How many.
-    pub count: u32,
 }
 
 impl Default for List {
     fn default() -> Self {
-        Self { first: NONE, last: NONE, count: 0 }
+        Self { first: NONE, last: NONE }
     }
 }
 
 impl List {
     pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.first == NONE
     }
 }
 
@@ -125,26 +125,35 @@ impl Messages {
                 self.nodes.len() as u32 - 1
             }
         };
-        if list.count == 0 {
+        if list.is_empty() {
             list.first = place;
         } else {
             self.nodes[list.last as usize].next = place;
         }
         list.last = place;
-        list.count += 1;
         self.in_use += 1;
     }
 
     /// The length of the first message of a list; 0 if there is none.
     pub(super) fn first_len(&self, list: &List) -> usize {
         match self.nodes.get(list.first as usize) {
-            Some(Node { piece: Some(piece), .. }) if list.count > 0 => piece.payload.len(),
+            Some(Node { piece: Some(piece), .. }) => piece.payload.len(),
             _ => 0,
         }
     }
 
+    /// The messages of a list, the first one first.
+    pub(super) fn iter(&self, list: &List) -> impl Iterator<Item = &Piece> {
+        let mut next = list.first;
+        std::iter::from_fn(move || {
+            let node = self.nodes.get(next as usize)?;
+            next = node.next;
+            node.piece.as_ref()
+        })
+    }
+
     pub(super) fn pop(&mut self, list: &mut List) -> Option<Piece> {
-        if list.count == 0 {
+        if list.is_empty() {
             return None;
         }
         let place = list.first;
@@ -152,10 +161,6 @@ impl Messages {
         let piece = node.piece.take();
         debug_assert!(piece.is_some(), "an empty node in a list");
         list.first = node.next;
-        list.count -= 1;
-        if list.count == 0 {
-            *list = List::default();
-        }
         self.free.push(place);
         self.in_use -= 1;
         piece

@@ -28,18 +28,23 @@ impl Machine {
         if self.life != Life::Open {
             return None;
         }
-        let (bytes, messages) = (self.queued_bytes(), self.queue.count);
-        let is_low = bytes <= pools.flow.low_mark_bytes && messages <= pools.flow.low_mark_messages();
-        if is_low && self.marks.has(Mark::QueueHigh) {
+        let (bytes, messages, rules) = (self.queued_bytes(), self.queue_messages, pools.flows.rules(self.flow));
+        if self.marks.has(Mark::ToldAfterSend) && !self.waits_to_be_sent() && !self.marks.has(Mark::Sending) {
+            return Some("tells its handler after a send that will never be");
+        }
+        let is_low = bytes <= rules.low_mark_bytes && messages <= rules.low_mark_messages;
+        if is_low && self.marks.has_any(Marks::of(&[Mark::QueueHigh, Mark::AboveHigh])) {
             return Some("counts as above its high mark with a queue that is down to its low mark");
         }
         let may_be_told = self.owes_writable() && self.may_be_told() && !self.marks.has(Mark::WaitsForMemory);
+        // Something waits to be sent, or is being sent: it is told in time.
+        let may_be_told = may_be_told && !self.marks.has(Mark::ToldAfterSend);
         if is_low && may_be_told && self.has_room_for_wanted(pools) {
             return Some(
                 "is owed on_writable, and has a queue that is down to its low mark and room for what was refused",
             );
         }
-        let may_read = !self.marks.has_any(HELD) && is_low;
+        let may_read = !self.marks.has_any(HELD) && (is_low || rules.reads_on);
         if may_read && self.inbox.is_empty() && !self.marks.has_any(Marks::of(&[Mark::Receiving, Mark::PeerFinished])) {
             return Some("is not read, and neither its handler nor its queue nor memory nor a job is in the way");
         }

@@ -244,7 +244,8 @@ impl Machine {
     }
 
     /// When [`time_passed`](Self::time_passed) is to be called next; [`Time::MAX`]: not before something asks for it.
-    pub(crate) fn next_look(&self, now: Time, flow: &Flow) -> Time {
+    pub(crate) fn next_look(&self, now: Time, pools: &Pools) -> Time {
+        let flow = &pools.flow;
         let mut next = self.deadline();
         if let (Life::Open | Life::Draining, Some(progress)) = (self.life, flow.min_send_progress) {
             // What was taken from the handler and has not been handed over yet waits already.
@@ -266,6 +267,9 @@ impl Machine {
         if let (true, Some(rate)) = (self.is_paced_in(), flow.min_receive_rate) {
             next = next.min(self.term + rate.within);
         }
+        if self.marks.has(Mark::QueueWatched) {
+            next = next.min(self.next_look_at_queue(now, pools));
+        }
         next
     }
 
@@ -284,6 +288,9 @@ impl Machine {
             return self.outlived(pools);
         }
         self.judge_sending(now, pools);
+        if self.life == Life::Open {
+            self.judge_queue(now, pools);
+        }
         if self.life == Life::Open {
             self.judge_silence(now, pools);
         }

@@ -47,13 +47,16 @@ pub enum CloseReason {
     ReceiveTooSlow,
     /// The system was out of memory for this connection's socket, and stayed so for 10 s; reset.
     SystemMemory,
+    /// The peer took what was sent to it so slowly that its queue was full and the policy was to close, or stayed without room, or over
+    /// its mark, for longer than it may ([`FlowControl`](crate::FlowControl)); reset.
+    SlowConsumer,
     /// A job that the handler had [offloaded](crate::Connection::offload) panicked; reset.
     OffloadPanicked,
 }
 
 impl CloseReason {
     /// How many names there are.
-    pub(crate) const COUNT: usize = 18;
+    pub(crate) const COUNT: usize = 19;
 
     /// A short fixed name, for counters and logs.
     pub const fn name(&self) -> &'static str {
@@ -79,6 +82,7 @@ impl CloseReason {
         "send_too_slow",
         "receive_too_slow",
         "system_memory",
+        "slow_consumer",
         "offload_panicked",
     ];
 
@@ -102,7 +106,8 @@ impl CloseReason {
             Self::SendTooSlow => 14,
             Self::ReceiveTooSlow => 15,
             Self::SystemMemory => 16,
-            Self::OffloadPanicked => 17,
+            Self::SlowConsumer => 17,
+            Self::OffloadPanicked => 18,
         }
     }
 

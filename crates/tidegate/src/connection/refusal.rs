@@ -10,8 +10,14 @@ use crate::memory::Payload;
 pub enum Sent {
     /// It is in the queue, and there is room for more.
     Queued,
-    /// It is in the queue, which is now above its high mark: reading has paused; better wait for `on_writable`.
+    /// It is in the queue, which is now above its high mark: better wait for `on_writable`. Unless the policy is to drop, reading has
+    /// paused.
     OverMark,
+    /// It is in the queue, and so many older messages were dropped for it ([`Overflow::DropOldest`](crate::Overflow)).
+    EvictedOldest(u32),
+    /// It was dropped, because there was no room for it ([`Overflow::DropNewest`](crate::Overflow)), or not even without all
+    /// that was queued.
+    DroppedNew,
 }
 
 /// A message that was not taken, with the reason. Nothing of it was sent.
@@ -57,6 +63,21 @@ pub enum Refusal {
         bytes: usize,
         /// The most the queue may hold, or the most send memory there is for a connection.
         limit_bytes: usize,
+    },
+    /// The connection's queue was full, and its policy is to close ([`Overflow::Close`](crate::Overflow)): it has been reset.
+    #[error(
+        "the connection was closed as a slow consumer: its send queue held {queued_bytes} of {limit_bytes} bytes in {queued_messages} of \
+         {limit_messages} messages"
+    )]
+    SlowConsumer {
+        /// Bytes in the queue.
+        queued_bytes: usize,
+        /// The most it may hold.
+        limit_bytes: usize,
+        /// Messages in the queue.
+        queued_messages: u32,
+        /// The most it may hold.
+        limit_messages: u32,
     },
     /// The connection is being closed, or has finished sending.
     #[error("the connection no longer sends")]

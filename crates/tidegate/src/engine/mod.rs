@@ -323,6 +323,11 @@ pub(crate) trait Engine {
     fn close(&mut self, socket: SocketId, mode: CloseMode) -> Result<(), Stale>;
     /// How many bytes the system holds for this socket that nobody has read; 0 if that can't be known.
     fn unread_bytes(&self, socket: SocketId) -> usize;
+    /// Whom this socket is connected to, for the log; `None` if that can't be known, or the identifier is stale.
+    fn peer_address(&self, socket: SocketId) -> Option<SocketAddr>;
+
+    /// When this thread took the oldest published payload of the send in flight; `None` if there is none.
+    fn oldest_published(&self, socket: SocketId) -> Option<Time>;
 
     /// Submits, waits until `deadline` (`None`: for ever; not after `now`: not at all), reports (E2).
     ///

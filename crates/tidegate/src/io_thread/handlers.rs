@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::connecting::Connected;
+use super::groups::Groups;
+use super::groups::JoinRefusal;
 use super::offload::Offloading;
-use super::shared::{ConnectionKey, Request, ThreadShared};
+use super::shared::{ConnectionKey, Request, ServerShared, ThreadShared};
 use super::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Machine, Pools, Refused, Sent};
 use crate::memory::{Buffer, Payload};
@@ -76,8 +78,12 @@ pub(crate) enum Timer {
     Connect(u32),
     /// A connection that is maintained is made again.
     Reconnect(u32),
+    /// The thread looks for who holds up producers.
+    Producers,
     /// The acceptor tries again.
     AcceptAgain,
+    /// A look at who holds up a group.
+    GroupHeld,
     /// Half of the grace period of draining is over.
     HalfGrace,
     /// The grace period of draining is over.
@@ -96,6 +102,8 @@ pub(crate) struct Context {
     pub handler_timers: BTreeMap<(u32, u8), TimerKey>,
     /// The most timers that a handler may set, as identifiers below this.
     pub timers_per_connection: u8,
+    /// The groups, and who of this thread is in them.
+    pub groups: Groups,
     /// The state of the random numbers, seeded by the engine.
     pub random: u64,
     /// The jobs of its connections.
@@ -152,6 +160,25 @@ impl View<'_> {
         if let Some(key) = self.context.handler_timers.remove(&(self.key.slot, timer)) {
             self.context.wheel.cancel(key);
         }
+    }
+
+    pub(crate) fn join(&mut self, number: u32, server: &ServerShared) -> Result<bool, JoinRefusal> {
+        self.check_server(server)?;
+        let (slot, thread) = (self.key.slot, self.context.thread);
+        self.context.groups.join(slot, number, server.publishing.group(number), thread)
+    }
+
+    pub(crate) fn leave(&mut self, number: u32, server: &ServerShared) -> bool {
+        let (slot, thread) = (self.key.slot, self.context.thread);
+        self.check_server(server).is_ok()
+            && self.context.groups.leave(slot, number, server.publishing.group(number), thread)
+    }
+
+    /// Whether this connection belongs to `server`.
+    fn check_server(&self, server: &ServerShared) -> Result<(), JoinRefusal> {
+        let thread = server.threads.get(self.context.thread);
+        let own = thread.is_some_and(|thread| Arc::ptr_eq(thread, &self.context.shared));
+        own.then_some(()).ok_or(JoinRefusal::OtherServer)
     }
 
     pub(crate) fn random(&mut self) -> u64 {

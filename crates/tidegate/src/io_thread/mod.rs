@@ -9,16 +9,21 @@ mod acceptor;
 mod access;
 mod connecting;
 mod debts;
+mod groups;
 mod handlers;
+mod inspection;
 mod limiter;
-mod looking;
 mod maintaining;
 mod offload;
 mod per_address;
 mod pressure;
+mod producers;
+mod publish_pressure;
+mod publishing;
 mod shared;
 mod shortage;
 mod stats;
+mod tally;
 mod timers;
 mod token_bucket;
 mod waiting;
@@ -34,13 +39,15 @@ use bytes::Bytes;
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
 use self::debts::Debts;
+use self::groups::Groups;
 use self::handlers::apply_request;
 use self::offload::Offloading;
 use self::per_address::Ticket;
 use self::pressure::Pressure;
+use self::producers::Producers;
 use self::shortage::Shortages;
 use self::timers::{TimerKey, TimerWheel};
-use crate::connection::{CloseReason, Delivery, Machine, Pools, Step};
+use crate::connection::{CloseReason, Delivery, FlowControl, Flows, Machine, Pools, Step};
 use crate::engine::{Completion, Engine, ListenerId, SocketId};
 use crate::memory::{Chunked, Line, SendLease, SendReserve};
 use crate::sync::Arc;
@@ -51,6 +58,8 @@ pub use self::acceptor::{RefusedBecause, WhenFull};
 pub use self::access::{AccessList, Network, NetworkError};
 pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
+pub use self::groups::JoinRefusal;
+pub(crate) use self::groups::MEMBERSHIP_BYTES;
 pub use self::handlers::Accepted;
 pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
 pub use self::limiter::ConnectionLimiter;
@@ -59,11 +68,15 @@ pub(crate) use self::maintaining::{Attempts, MAINTAINED_BYTES, Maintained};
 pub use self::maintaining::{ConnectionMaintaining, GaveUp, MaintainingEvent};
 pub use self::offload::OffloadRefusal;
 pub(crate) use self::offload::{OFFLOAD_JOB_BYTES, OffloadPool, Work};
+pub use self::producers::{HeldUp, OverflowStats};
+pub(crate) use self::publishing::{GroupLimits, Publishing};
+pub use self::publishing::{GroupStats, PublishRefusal};
 pub(crate) use self::shared::{
     ClientLimits, ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared,
     ThreadShared,
 };
 pub(crate) use self::stats::StatsSum;
+pub(crate) use self::tally::Tally;
 
 /// Messages from other threads that one turn handles per listener, so that a flood of them leaves room for I/O.
 const MESSAGES_PER_TURN: usize = 256;
@@ -99,39 +112,24 @@ pub(crate) struct Setup<E: Engine> {
     pub shared: Arc<ServerShared>,
     /// The common reserve of send memory.
     pub reserve: Arc<SendReserve>,
-    /// The limits of each connection.
+    /// The limits of each connection, without those of its queue.
     pub flow: crate::connection::Flow,
+    /// The rules of the queues of each listener, and then of each client.
+    pub flows: Vec<FlowControl>,
     /// What the acceptor goes by.
     pub accepting: Accepting,
     /// The most accepted connections that this thread serves at once; others wait in line.
     pub active_max: u32,
     /// The most sends of this thread with the system at once.
     pub sends_outstanding: u32,
+    /// Groups that a connection may be in.
+    pub groups_per_connection: u32,
     /// Timers per connection.
     pub timers_per_connection: u8,
     /// Jobs that a connection may have outstanding, and this thread in all.
     pub offload_jobs: (u32, u32),
     /// How long draining may take.
     pub shutdown_grace: Duration,
-}
-
-/// What an I/O thread has counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Connections whose handler was made.
-    pub opened: u64,
-    /// Those of them that we connected.
-    pub connected: u64,
-    /// Connections that were asked for and did not come about.
-    pub connects_failed: u64,
-    /// Bytes received and not thrown away.
-    pub bytes_received: u64,
-    /// Bytes that the system has taken.
-    pub bytes_sent: u64,
-    /// Connections by the number of their close reason.
-    pub closed: [u64; CloseReason::COUNT],
-    /// Connections that were turned away, by the number of the reason.
-    pub refused: [u64; RefusedBecause::COUNT],
 }
 
 /// Whether the loop goes on.
@@ -206,7 +204,7 @@ impl Slot {
 impl Default for Slot {
     fn default() -> Self {
         Self {
-            machine: Machine::new(Time::ZERO),
+            machine: Machine::new(Time::ZERO, 0),
             key: ConnectionKey { slot: 0, generation: 0 },
             table: 0,
             handler: NO_HANDLER,
@@ -251,6 +249,8 @@ pub(crate) struct IoThread<E: Engine> {
     pressure: Pressure,
     /// For whoever checks.
     debts: Debts,
+    /// What is known of connections that hold up their producers.
+    producers: Producers,
     /// Connections that wait for their turn to send, first come first served.
     send_line: Line<ConnectionKey>,
     /// Connections that found the system out of memory.
@@ -283,10 +283,12 @@ impl<E: Engine> IoThread<E> {
             timers_per_connection: setup.timers_per_connection,
             random: setup.engine.random(),
             offloading: Offloading::new(Arc::clone(&setup.shared.pool), setup.offload_jobs.0, setup.offload_jobs.1),
+            groups: Groups::new(setup.groups_per_connection),
             shared: Arc::clone(&setup.shared.threads[setup.number]),
             thread: setup.number,
         };
-        let mut pools = Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow);
+        let flows = Flows::new(&setup.flows, slots);
+        let mut pools = Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow, flows);
         pools.sends.set_most(setup.sends_outstanding);
         Self {
             slots: Chunked::new(slots),
@@ -310,6 +312,7 @@ impl<E: Engine> IoThread<E> {
             memory_line: Line::default(),
             pressure: Pressure::default(),
             debts: Debts::default(),
+            producers: Producers::default(),
             send_line: Line::default(),
             shortages: Shortages::default(),
             expired: Vec::new(),
@@ -362,6 +365,7 @@ impl<E: Engine> IoThread<E> {
         self.take_requests();
         self.take_messages();
         self.take_results();
+        self.take_publications();
         self.follow_phase();
         self.retry_memory();
         self.give_turns();
@@ -370,6 +374,8 @@ impl<E: Engine> IoThread<E> {
         // A turn that was not used in the flush is for the next in line.
         self.more_to_do |= !self.send_line.is_empty() && self.pools.sends.has_room();
         self.make_room();
+        self.look_at_backlog();
+        self.relieve_publish_memory();
         self.settle(busy);
 
         if let Some(acceptor) = &mut self.acceptor {
@@ -380,7 +386,11 @@ impl<E: Engine> IoThread<E> {
             }
         }
         let over = !self.shared.is_accepting() && self.connections_are_over();
-        Ok(if over { Turn::Finished } else { Turn::Running })
+        if over {
+            self.forget_publications();
+            return Ok(Turn::Finished);
+        }
+        Ok(Turn::Running)
     }
 
     /// Whether no connection is left, and none is on its way.
@@ -406,7 +416,8 @@ impl<E: Engine> IoThread<E> {
             return Some(self.context.now);
         }
         let timers = self.context.wheel.next_deadline();
-        if self.memory_line.is_empty() && !self.pools.pressed && !self.shared.is_short_of_memory() {
+        let pressed = self.pools.pressed || self.context.groups.is_pressed || self.shared.is_short_of_memory();
+        if self.memory_line.is_empty() && !pressed {
             return timers;
         }
         let look = self.context.now + MEMORY_LOOK;
@@ -592,8 +603,8 @@ impl<E: Engine> IoThread<E> {
         self.tally.opened += 1;
         self.context.shared.stats.publish_opened(self.tally.opened);
         self.context.shared.requests.open(key);
-        *self.slots.ensure(socket.index) =
-            Slot { machine: Machine::new(self.context.now), key, table: table as u16, in_use: true, ..Slot::default() };
+        let machine = Machine::new(self.context.now, table as u16);
+        *self.slots.ensure(socket.index) = Slot { machine, key, table: table as u16, in_use: true, ..Slot::default() };
         self.mark_dirty(socket.index);
         if !first_data.is_empty() {
             self.send_first(socket.index, first_data);
@@ -617,6 +628,9 @@ impl<E: Engine> IoThread<E> {
         debug_assert!(slot.in_use && slot.key.generation == socket.generation);
         let reason = slot.machine.released();
         let (key, handler, table) = (slot.key, slot.take_handler(), slot.table as usize);
+        if reason == CloseReason::SlowConsumer {
+            self.pools.flows.count_slow_consumer(slot.table);
+        }
         slot.in_use = false;
         if slot.listed.is_in(Listed::MEMORY_LINE) {
             let slots = &self.slots;
@@ -635,6 +649,7 @@ impl<E: Engine> IoThread<E> {
             self.context.wheel.cancel(timer);
         }
         self.context.cancel_handler_timers(key.slot);
+        self.context.groups.leave_all(key.slot, &self.shared.publishing, self.context.thread);
         self.context.shared.requests.release(key);
         let closed = &mut self.tally.closed[reason.number()];
         *closed += 1;
@@ -743,10 +758,12 @@ impl<E: Engine> IoThread<E> {
                 }
                 Timer::Reconnect(number) => self.reconnect(number),
                 Timer::Connect(index) => self.connect_timed_out(index),
+                Timer::Producers => self.look_at_producers(),
                 Timer::AcceptAgain => {
                     // The end of this turn does what there is to do.
                     self.accept_timer = None;
                 }
+                Timer::GroupHeld => self.say_who_holds_up(),
                 Timer::HalfGrace => self.close_all(),
                 Timer::Grace => self.abort_all(),
             }
@@ -815,6 +832,7 @@ impl<E: Engine> IoThread<E> {
     fn enter_phase(&mut self, phase: Phase) {
         self.phase = phase;
         self.cancel_connects();
+        self.groups_follow(phase);
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.close(&mut self.engine);
         }
@@ -882,16 +900,27 @@ impl<E: Engine> IoThread<E> {
         }
     }
 
+    /// While draining: closes a connection that is idle, and for which nothing is left to be delivered.
+    #[cold]
+    #[inline(never)]
+    fn close_if_idle(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        let socket = SocketId { index, generation: slot.key.generation };
+        if slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 && !self.stays_for_publications() {
+            self.slots[index].machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
+        }
+    }
+
     fn flush_one(&mut self, index: u32) {
         if self.phase == Phase::Aborting {
             self.slots[index].machine.grace_over(&mut self.pools);
         }
         loop {
+            if self.phase == Phase::Draining {
+                self.close_if_idle(index);
+            }
             let slot = &mut self.slots[index];
             let socket = SocketId { index, generation: slot.key.generation };
-            if self.phase == Phase::Draining && slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 {
-                slot.machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
-            }
             let Some(step) = slot.machine.next_step(index, self.context.now, &mut self.pools) else { break };
             // The socket lives until its `Closed`, after which the slot is not in use: no operation here is stale.
             let done = match step {
@@ -934,6 +963,7 @@ impl<E: Engine> IoThread<E> {
     /// Keeps the common reserve of send memory common, and tells what was counted.
     fn settle(&mut self, busy: usize) {
         self.pools.lease.settle();
+        self.tell_overflows();
         self.context.shared.stats.publish(
             self.tally.bytes_received,
             self.tally.bytes_sent,

@@ -11,6 +11,7 @@ use crossbeam_queue::ArrayQueue;
 use super::connecting::ConnectQueue;
 use super::offload::{Finished, OffloadPool};
 use super::per_address::Ticket;
+use super::publishing::Publishing;
 use super::stats::ThreadStats;
 use crate::engine::Waker;
 use crate::memory::IndexStack;
@@ -141,8 +142,9 @@ pub(crate) struct ThreadShared {
 }
 
 impl ThreadShared {
-    /// For a thread with `slots` connection slots, where at most `connects` requests for connections wait and `jobs` are outstanding.
-    pub(crate) fn new(waker: Waker, slots: u32, connects: usize, jobs: usize) -> Arc<Self> {
+    /// For a thread with `slots` connection slots and `tables` tables of handlers, where at most `connects` requests for connections wait
+    /// and `jobs` are outstanding.
+    pub(crate) fn new(waker: Waker, slots: u32, connects: usize, tables: usize, jobs: usize) -> Arc<Self> {
         Arc::new(Self {
             waker,
             requests: CloseRequests::new(slots),
@@ -150,7 +152,7 @@ impl ThreadShared {
             connects: ConnectQueue::new(connects),
             cancelled: AtomicBool::new(false),
             finished: ArrayQueue::new(jobs.max(1)),
-            stats: ThreadStats::default(),
+            stats: ThreadStats::new(tables),
         })
     }
 
@@ -205,6 +207,8 @@ pub(crate) struct ServerShared {
     maintained: AtomicU32,
     /// What those who ask for connections must keep to.
     pub client_limits: ClientLimits,
+    /// The groups.
+    pub publishing: Publishing,
 }
 
 impl ServerShared {
@@ -212,6 +216,7 @@ impl ServerShared {
     pub(crate) fn new(
         threads: Vec<Arc<ThreadShared>>,
         tickets: u32,
+        publishing: Publishing,
         pool: Arc<OffloadPool>,
         client_limits: ClientLimits,
     ) -> Arc<Self> {
@@ -227,6 +232,7 @@ impl ServerShared {
             pool,
             maintained: AtomicU32::new(0),
             client_limits,
+            publishing,
         })
     }
 
@@ -350,7 +356,7 @@ impl ServerShared {
         }
     }
 
-    fn wake_all(&self) {
+    pub(super) fn wake_all(&self) {
         for thread in &self.threads {
             thread.waker.wake();
         }
@@ -415,6 +421,7 @@ pub(crate) type Held<S> = VecDeque<(usize, NewConnection<S>)>;
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::io_thread::publishing::GroupLimits;
 
     fn key(slot: u32, generation: u32) -> ConnectionKey {
         ConnectionKey { slot, generation }
@@ -453,7 +460,13 @@ mod tests {
 
     #[test]
     fn memory_is_short_until_the_last_thread_that_says_so_has_some_again_or_has_ended() {
-        let shared = ServerShared::new(Vec::new(), 0, OffloadPool::new(0, 0), ClientLimits::default());
+        let shared = ServerShared::new(
+            Vec::new(),
+            0,
+            Publishing::new(0, GroupLimits::NONE, 0),
+            OffloadPool::new(0, 0),
+            ClientLimits::default(),
+        );
         let (one, other) = (Shortage::begin(&shared), Shortage::begin(&shared));
         drop(one);
         assert!(shared.is_short_of_memory());
@@ -477,6 +490,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use crate::io_thread::publishing::GroupLimits;
     use loom::thread;
 
     fn key(generation: u32) -> ConnectionKey {
@@ -510,8 +524,9 @@ mod loom_tests {
     fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
         loom::model(|| {
             let waker = || Waker::new(std::sync::Arc::new(|| {}));
-            let threads = (0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1)).collect();
-            let shared = ServerShared::new(threads, 0, OffloadPool::new(0, 0), ClientLimits::default());
+            let threads = (0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1, 1)).collect();
+            let publishing = Publishing::new(2, GroupLimits::NONE, 0);
+            let shared = ServerShared::new(threads, 0, publishing, OffloadPool::new(0, 0), ClientLimits::default());
             // One place is the listener's credit already; of two outgoing connections, one may be.
             assert_eq!(shared.take_places(1, 2), 1);
             let live = Arc::new(AtomicU32::new(0));

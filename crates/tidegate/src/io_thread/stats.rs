@@ -1,6 +1,7 @@
 //! What an I/O thread publishes of itself, for whoever asks from another thread.
 
 use super::acceptor::RefusedBecause;
+use super::producers::{OverflowStats, TableStats};
 use crate::connection::CloseReason;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -15,6 +16,8 @@ pub(crate) struct ThreadStats {
     buffers_in_use: AtomicU32,
     closed: [AtomicU64; CloseReason::COUNT],
     refused: [AtomicU64; RefusedBecause::COUNT],
+    /// What the policies of send queues have done, for each listener and then each client.
+    pub(crate) tables: Box<[TableStats]>,
 }
 
 /// What was read of them.
@@ -27,9 +30,16 @@ pub(crate) struct StatsSum {
     pub buffers_in_use: u32,
     pub closed: [u64; CloseReason::COUNT],
     pub refused: [u64; RefusedBecause::COUNT],
+    /// For each listener, and then each client.
+    pub overflows: Vec<OverflowStats>,
 }
 
 impl ThreadStats {
+    /// For a thread with so many tables of handlers.
+    pub(super) fn new(tables: usize) -> Self {
+        Self { tables: (0..tables).map(|_| TableStats::default()).collect(), ..Self::default() }
+    }
+
     /// Publishes what changes all the time.
     pub(super) fn publish(&self, bytes_received: u64, bytes_sent: u64, send_memory_bytes: u64, buffers_in_use: u32) {
         self.bytes_received.store(bytes_received, Ordering::Relaxed);
@@ -65,6 +75,10 @@ impl ThreadStats {
         }
         for (sum, count) in sum.refused.iter_mut().zip(&self.refused) {
             *sum += count.load(Ordering::Relaxed);
+        }
+        sum.overflows.resize(self.tables.len(), OverflowStats::default());
+        for (sum, table) in sum.overflows.iter_mut().zip(&self.tables) {
+            sum.add(&table.read());
         }
     }
 }

@@ -29,7 +29,7 @@ impl<E: Engine> IoThread<E> {
             if let Some(timer) = slot.timer.take() {
                 self.context.wheel.cancel(timer);
             }
-            let look = slot.machine.next_look(now, &self.pools.flow);
+            let look = slot.machine.next_look(now, &self.pools);
             if look != Time::MAX {
                 slot.timer = Some(self.context.wheel.insert(look, Timer::Machine(key.slot)));
             }

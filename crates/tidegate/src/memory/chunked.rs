@@ -220,7 +220,6 @@ impl FreeList {
     }
 
     /// How many indices are taken.
-    #[cfg(all(test, not(loom)))]
     pub(crate) fn in_use(&self) -> u32 {
         self.first_unused - self.returned.len() as u32
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Payload;
+use crate::time::Time;
 
 /// A payload on its way, with what it is charged.
 #[derive(Debug)]
@@ -92,6 +93,11 @@ impl Gather {
         if self.rest.capacity() > pieces {
             self.rest.shrink_to(pieces);
         }
+    }
+
+    /// When this thread took the oldest of what was published in it.
+    pub(crate) fn oldest_published(&self) -> Option<Time> {
+        self.first.iter().chain(&self.rest).find_map(|piece| piece.payload.published_at())
     }
 
     /// Bytes that are not sent yet.

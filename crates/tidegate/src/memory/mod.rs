@@ -3,6 +3,7 @@
 //! - [`ReceiveArena`]: the page-aligned buffers that the engine fills. Few and hot; when all are out,
 //!   receives wait in line.
 //! - [`SendLease`] on a [`SendReserve`]: what may wait to be sent, counted by capacity.
+//! - [`PublishPool`]: what was published to groups, charged once however many have it.
 //! - [`Buffer`]: received bytes, exclusively owned; [`Payload`]: bytes to send; [`Gather`]: the payloads
 //!   of one send in flight.
 //!
@@ -17,6 +18,7 @@ mod index_stack;
 mod line;
 mod payload;
 mod poison;
+mod publish;
 mod send_memory;
 
 pub use allocator::share_one_heap;
@@ -31,6 +33,7 @@ pub use payload::Payload;
 #[cfg(target_os = "linux")]
 pub(crate) use poison::POISON;
 pub(crate) use poison::{assert_poisoned, poison};
+pub(crate) use publish::{Publication, PublishPool, Share};
 pub(crate) use send_memory::{NoMemory, SendLease, SendReserve};
 
 /// The size of a page, in bytes: buffers are multiples of it and start on one. 4 KiB on x86-64 and on

@@ -4,7 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::Buffer;
+use super::{Buffer, Share};
+use crate::time::Time;
 
 /// One whole message to send: bytes that the server owns until the system has taken them.
 ///
@@ -17,6 +18,7 @@ enum Source {
     Owned(Vec<u8>),
     Shared(Bytes),
     Received(Buffer),
+    Published(Share),
 }
 
 impl Payload {
@@ -33,6 +35,7 @@ impl Payload {
             Source::Owned(bytes) => bytes,
             Source::Shared(bytes) => bytes,
             Source::Received(bytes) => bytes,
+            Source::Published(share) => share.bytes(),
         }
     }
 
@@ -52,15 +55,15 @@ impl Payload {
     pub(crate) fn into_received(self) -> Option<Buffer> {
         match self.0 {
             Source::Received(buffer) => Some(buffer),
-            Source::Static(_) | Source::Owned(_) | Source::Shared(_) => None,
+            Source::Static(_) | Source::Owned(_) | Source::Shared(_) | Source::Published(_) => None,
         }
     }
 
     /// What waiting with this payload costs in send memory, in bytes: its capacity, not its length. Nothing for
-    /// static bytes, and nothing for a received buffer, which is accounted for by its own pool.
+    /// static bytes, and nothing for a received buffer or what was published, which are accounted for by pools of their own.
     pub(crate) fn charge_bytes(&self) -> usize {
         match &self.0 {
-            Source::Static(_) | Source::Received(_) => 0,
+            Source::Static(_) | Source::Received(_) | Source::Published(_) => 0,
             Source::Owned(bytes) => bytes.capacity(),
             Source::Shared(bytes) => bytes.len(),
         }
@@ -74,7 +77,32 @@ impl Payload {
             Source::Owned(bytes) => bytes.capacity(),
             Source::Shared(bytes) => bytes.len(),
             Source::Received(bytes) => bytes.len(),
+            Source::Published(share) => share.bytes().len(),
         }
+    }
+
+    /// What was published to a group, if it is that.
+    pub(crate) fn published(&self) -> Option<&Share> {
+        match &self.0 {
+            Source::Published(share) => Some(share),
+            Source::Static(_) | Source::Owned(_) | Source::Shared(_) | Source::Received(_) => None,
+        }
+    }
+
+    /// How many whole messages it is: several only if small ones that were published in quick succession were put together.
+    pub(crate) fn messages(&self) -> u32 {
+        self.published().map_or(1, Share::messages)
+    }
+
+    /// When this thread took what was published to a group, if it is that.
+    pub(crate) fn published_at(&self) -> Option<Time> {
+        self.published().map(Share::taken)
+    }
+}
+
+impl From<Share> for Payload {
+    fn from(share: Share) -> Self {
+        Self(Source::Published(share))
     }
 }
 
@@ -133,6 +161,7 @@ impl fmt::Debug for Payload {
             Source::Owned(_) => "owned",
             Source::Shared(_) => "shared",
             Source::Received(_) => "received",
+            Source::Published(_) => "published",
         };
         formatter.debug_struct("Payload").field("len", &self.len()).field("kind", &kind).finish()
     }

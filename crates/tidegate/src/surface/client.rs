@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::connection::FlowControl;
 use crate::io_thread::{
     Attempts, ConnectFailed, ConnectRequest, ConnectionLimiter, ConnectionMaintaining, Maintained, NotQueued, OnFailed,
     Outgoing, ServerShared, Target,
@@ -18,6 +19,7 @@ pub struct Client {
     connect_timeout: Duration,
     on_failed: Option<OnFailed>,
     limiter: Option<ConnectionLimiter>,
+    flow: Option<FlowControl>,
 }
 
 impl Client {
@@ -27,7 +29,7 @@ impl Client {
 
     /// TCP.
     pub fn tcp() -> Self {
-        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None, limiter: None }
+        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None, limiter: None, flow: None }
     }
 
     /// How long a connect may take, from when an I/O thread has begun it; then it fails with
@@ -52,6 +54,17 @@ impl Client {
 
     pub(super) fn its_limiter(&self) -> Option<&ConnectionLimiter> {
         self.limiter.as_ref()
+    }
+
+    /// What may wait to be sent on each connection, and what happens at the limit: as
+    /// [`Listener::flow`](crate::Listener::flow).
+    pub fn flow(mut self, flow: FlowControl) -> Self {
+        self.flow = Some(flow);
+        self
+    }
+
+    pub(super) fn flow_control(&self) -> Option<&FlowControl> {
+        self.flow.as_ref()
     }
 
     pub(super) fn outgoing(&self) -> Outgoing {

@@ -5,11 +5,11 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
-use crate::connection::{Refused, Sent};
-use crate::io_thread::{OffloadRefusal, View, Work};
+use crate::connection::{FlowControl, FlowError, QueueState, Refused, Sent};
+use crate::io_thread::{JoinRefusal, OffloadRefusal, View, Work};
 use crate::memory::Payload;
-use crate::surface::ConnectionHandle;
 use crate::surface::handle::Mailbox;
+use crate::surface::{ConnectionHandle, Group};
 use crate::sync::Arc;
 use crate::time::Time;
 
@@ -28,11 +28,13 @@ impl<'a, M: Send + 'static> Connection<'a, M> {
 
     /// Takes a whole message into the send queue. It goes out in order, after what is queued.
     ///
-    /// An empty message is taken and sends nothing.
+    /// An empty message is taken and sends nothing. Where there is no room, the policy of the queue decides
+    /// ([`Overflow`](crate::Overflow)): it may drop older messages for this one, or this one.
     ///
     /// # Errors
     /// [`Refused`] gives the message back, with the reason: the queue is full for now (wait for
-    /// `on_writable`), send memory is used up for now (likewise), the message can never fit, or the connection no longer sends.
+    /// `on_writable`), send memory is used up for now (likewise), the message can never fit, the policy has closed the connection for it,
+    /// or the connection no longer sends.
     pub fn send(&mut self, payload: impl Into<Payload>) -> Result<Sent, Refused> {
         self.view.send(payload.into())
     }
@@ -98,6 +100,48 @@ impl<'a, M: Send + 'static> Connection<'a, M> {
     /// No more calls of `on_sent`: nobody listens.
     pub(crate) fn ignore_sends(&mut self) {
         self.view.machine.ignore_sends();
+    }
+
+    /// How full the send queue is, and what has become of what was too much. Costs nothing that [`send`](Self::send) doesn't.
+    pub fn queue_state(&self) -> QueueState {
+        self.view.machine.queue_state(self.view.context.now, self.view.pools)
+    }
+
+    /// What may wait to be sent, and what happens at the limit.
+    pub fn flow(&self) -> FlowControl {
+        self.view.machine.flow_control(self.view.pools).clone()
+    }
+
+    /// Goes by `flow` from now on, in place of what its listener or client, or [`Limits`](crate::Limits), says. Nothing that was taken is
+    /// dropped for it: a queue that holds more than it may from now on is full, and the policy decides at the next send. Has no effect
+    /// on a connection that is being closed.
+    ///
+    /// Connections with equal flow controls share one. Those of one I/O thread can have 256 different ones of their own.
+    ///
+    /// # Errors
+    /// [`FlowError`], with the numbers, when `flow` contradicts itself or the promise of a reply (as [`bind`](crate::ServerBuilder::bind)
+    /// checks it for a listener), or when connections have too many different ones; then nothing has changed.
+    pub fn set_flow(&mut self, flow: FlowControl) -> Result<(), FlowError> {
+        self.view.machine.set_flow(flow, self.view.context.now, self.view.pools)
+    }
+
+    /// Joins `group`: from now on the connection gets what is published to it, without a gap, until it leaves or ends. What was published
+    /// before may be among it, if it had not been delivered on this I/O thread yet. Returns false if it was in already.
+    ///
+    /// What is published counts against the connection's send queue like what its handler sends, and its overflow policy decides when the
+    /// queue is full. After that, `on_writable` is called as after a send of the handler.
+    ///
+    /// # Errors
+    /// [`JoinRefusal`] when the connection is in as many groups as it may be ([`Limits::groups_per_connection`](crate::Limits)), or the
+    /// group is of another server.
+    pub fn join(&mut self, group: &Group) -> Result<bool, JoinRefusal> {
+        let server = group.server().ok_or(JoinRefusal::OtherServer)?;
+        self.view.join(group.number(), server)
+    }
+
+    /// Leaves `group`; false if it was not in. What is in the send queue already is sent. A connection that ends leaves by itself.
+    pub fn leave(&mut self, group: &Group) -> bool {
+        group.server().is_some_and(|server| self.view.leave(group.number(), server))
     }
 
     /// Which I/O thread this connection lives on, from 0.

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::connection::{Flow, MESSAGE_OVERHEAD_BYTES, MinProgress};
+use crate::connection::{Flow, FlowControl, MESSAGE_OVERHEAD_BYTES, MinProgress, Overflow};
 use crate::engine::SocketOptions;
 use crate::io_thread::{
-    Accepting, AccessList, ClientLimits, ConnectionLimiter, MAINTAINED_BYTES, OFFLOAD_JOB_BYTES, REQUEST_BYTES,
-    WhenFull,
+    Accepting, AccessList, ClientLimits, ConnectionLimiter, GroupLimits, MAINTAINED_BYTES, MEMBERSHIP_BYTES,
+    OFFLOAD_JOB_BYTES, REQUEST_BYTES, WhenFull,
 };
-use crate::memory::{ArenaConfig, Gather, PAGE_BYTES};
+use crate::memory::{ArenaConfig, PAGE_BYTES};
 use crate::surface::workers::WORKER_STACK_BYTES;
 
 /// What a server may use: each bound has a name here.
@@ -76,6 +76,11 @@ pub struct Limits {
     pub high_mark_bytes: usize,
     /// At or below this many queued bytes, it is read from again, and `on_writable` is called. Default: 16 KiB.
     pub low_mark_bytes: usize,
+    /// What becomes of a message for which a send queue has no room. Default: it waits with its producer, for at most 30 s.
+    pub overflow: Overflow,
+    /// How long a connection may stay over its mark, above `high_mark_bytes` and not yet down at `low_mark_bytes`; then it is reset
+    /// ([`SlowConsumer`](crate::CloseReason::SlowConsumer)). Default: `None`, for ever.
+    pub over_mark_limit: Option<Duration>,
     /// The kernel's send buffer of each connection (`SO_SNDBUF`), in bytes. The kernel doubles it for its own overhead and takes at most
     /// `net.core.wmem_max`. Default: 128 KiB; raise it for fast links with long round trips (the bandwidth times the
     /// round trip should fit). `None`: the kernel sizes it, up to the maximum of `net.ipv4.tcp_wmem` (4 MiB by default).
@@ -98,6 +103,16 @@ pub struct Limits {
     pub connects_waiting: usize,
     /// Connections that are [maintained](crate::Connector::maintain), established or not. Default: 256.
     pub connections_maintained: u32,
+    /// Groups that there may be ([`Group`](crate::Group)); those of [`ServerBuilder::group`](crate::ServerBuilder::group) are always
+    /// among them. Default: 0, those and no others.
+    pub groups: u32,
+    /// Groups that one connection may be in at once. Default: 4.
+    pub groups_per_connection: u32,
+    /// Publishes of one group that may wait for one I/O thread; beyond it they are refused. Default: 256.
+    pub publish_queue: u32,
+    /// Memory for what was published to groups and not sent to everybody yet, in bytes. Each payload is charged once, however many receive
+    /// it: its length, 160 bytes, and 80 for each I/O thread. A server without groups has none. Default: 16 MiB.
+    pub publish_memory_bytes: usize,
     /// Timers that a handler may set. Default: 4.
     pub timers_per_connection: u8,
     /// Worker threads for [offloaded](crate::Connection::offload) jobs, at most 1,024. Each has a stack of 1 MiB, which the ceiling
@@ -155,6 +170,8 @@ impl Default for Limits {
             sends_outstanding: u32::MAX,
             high_mark_bytes: 32 << 10,
             low_mark_bytes: 16 << 10,
+            overflow: Overflow::default(),
+            over_mark_limit: None,
             socket_send_buffer_bytes: Some(128 << 10),
             socket_receive_buffer_bytes: Some(128 << 10),
             not_sent_low_water_bytes: Some(32 << 10),
@@ -162,6 +179,10 @@ impl Default for Limits {
             mailbox_messages: 1024,
             connects_waiting: CONNECTS_WAITING,
             connections_maintained: CONNECTIONS_MAINTAINED,
+            groups: 0,
+            groups_per_connection: 4,
+            publish_queue: 256,
+            publish_memory_bytes: 16 << 20,
             timers_per_connection: 4,
             offload_workers: 0,
             offload_jobs: 1024,
@@ -175,6 +196,13 @@ impl Default for Limits {
             min_send_progress: Some(MinProgress::new(1, Duration::from_secs(60))),
             min_receive_rate: None,
         }
+    }
+}
+
+impl Default for FlowControl {
+    /// That of the default limits.
+    fn default() -> Self {
+        Limits::default().flow_control()
     }
 }
 
@@ -249,6 +277,9 @@ pub struct Ceiling {
     pub receive_bytes: usize,
     /// Send memory: the common reserve and every connection's floor.
     pub send_bytes: usize,
+    /// What was published to groups and not sent to everybody yet ([`Limits::publish_memory_bytes`]), the ways of the groups to the I/O
+    /// threads, and the places of connections in groups; 0 for a server without groups.
+    pub publish_bytes: usize,
     /// What the kernel may use for the sockets at worst, besides all that: not a term of [`total`](Self::total). `max_connections` x (twice
     /// [`Limits::socket_send_buffer_bytes`], twice [`Limits::socket_receive_buffer_bytes`], and 224 KiB for the packet that overshoots
     /// each and for the socket); what arrives during a call, for each I/O thread; and, in [`Bound::ceiling`](crate::Bound::ceiling),
@@ -258,14 +289,16 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// The terms, by name; [`kernel_bytes`](Self::kernel_bytes) is none of them.
-    pub fn terms(&self) -> [(&'static str, usize); 4] {
-        [
+    /// The terms, by name, that of groups only if there are any; [`kernel_bytes`](Self::kernel_bytes) is none of them.
+    pub fn terms(&self) -> Vec<(&'static str, usize)> {
+        let mut terms = vec![
             ("base", self.base_bytes),
             ("connections", self.connections_bytes),
             ("receive", self.receive_bytes),
             ("send", self.send_bytes),
-        ]
+        ];
+        terms.extend((self.publish_bytes > 0).then_some(("publish", self.publish_bytes)));
+        terms
     }
 
     /// Their sum.
@@ -281,6 +314,18 @@ const PROGRAM_BYTES: usize = 8 << 20;
 /// queues at their default lengths.
 const THREAD_BYTES: usize = 1 << 20;
 
+/// The most groups: enough for every use of a fixed number, and their ways to the I/O threads are allocated one by one.
+const GROUPS_MAX: u32 = 1 << 20;
+
+/// What a place in a lane takes, and a lane besides its places, in bytes: a reference and its stamp; counters on cache lines of their own,
+/// the group's part on its thread.
+const LANE_PLACE_BYTES: usize = 16;
+const LANE_BYTES: usize = 1024;
+
+/// What publish memory must have beyond the largest message: the overhead of one on up to 49 I/O threads. With more, messages that are
+/// nearly as large as all of it are refused.
+const PUBLISH_SPARE_BYTES: usize = 4 << 10;
+
 /// Waiting connects by default: as many as messages in a mailbox, or connections in a hand-over.
 const CONNECTS_WAITING: usize = 1024;
 
@@ -288,7 +333,8 @@ const CONNECTS_WAITING: usize = 1024;
 const CONNECTIONS_MAINTAINED: u32 = 256;
 
 /// What a connection takes in the tables of the loop and the engine, without its handler: a slot (128), a socket (64), its timer (32),
-/// its request word (8), its places in lines, free lists and the arena's accounts (32), rounded up for the allocator.
+/// its request word (8), its places in lines, free lists and the arena's accounts (32), what is noted of it if it is slow (44), rounded up
+/// for the allocator.
 const CONNECTION_BYTES: usize = 320;
 
 /// The common send memory that is worth having: one full queue.
@@ -356,12 +402,13 @@ impl Limits {
             let wanted = least.total() + send_memory_min(&self);
             return Err(LimitsError(format!(
                 "{bytes} bytes of memory are not enough for {} connections on {threads} I/O threads: at least {wanted} bytes are \
-                 needed (base {}, connections {}, receive {}, send {}); allow more memory, or fewer connections",
+                 needed (base {}, connections {}, receive {}, send {}, publish {}); allow more memory, or fewer connections",
                 self.max_connections,
                 least.base_bytes,
                 least.connections_bytes,
                 least.receive_bytes,
                 least.send_bytes + send_memory_min(&self),
+                least.publish_bytes,
             )));
         };
         self.send_memory_bytes = spare;
@@ -383,7 +430,28 @@ impl Limits {
             connections_bytes: connections * (CONNECTION_BYTES + counting + handler_bytes),
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
+            publish_bytes: self.publish_bytes(threads),
             kernel_bytes: self.kernel_bytes(threads, 0),
+        }
+    }
+
+    /// What groups take at worst.
+    fn publish_bytes(&self, threads: usize) -> usize {
+        if self.groups == 0 {
+            return 0;
+        }
+        let lanes = self.groups as usize * threads * (self.publish_queue as usize * LANE_PLACE_BYTES + LANE_BYTES);
+        let memberships = self.groups_per_connection.min(self.groups) as usize * MEMBERSHIP_BYTES;
+        self.publish_memory_bytes + lanes + self.max_connections as usize * memberships
+    }
+
+    /// The limits of groups, of which the builder has made `made`.
+    pub(crate) fn group_limits(&self) -> GroupLimits {
+        GroupLimits {
+            groups: self.groups,
+            publish_queue: self.publish_queue,
+            memory_bytes: self.publish_memory_bytes,
+            message_bytes: self.send_queue_bytes,
         }
     }
 
@@ -452,13 +520,27 @@ impl Limits {
         }
     }
 
-    pub(crate) fn flow(&self) -> Flow {
-        Flow {
+    /// What a connection may have waiting to be sent, unless its listener or client, or its handler, says otherwise.
+    pub fn flow_control(&self) -> FlowControl {
+        FlowControl {
             window_bytes: self.window_bytes,
             queue_bytes: self.send_queue_bytes,
             queue_messages: self.send_queue_messages,
             high_mark_bytes: self.high_mark_bytes,
             low_mark_bytes: self.low_mark_bytes,
+            overflow: self.overflow.clone(),
+            over_mark_limit: self.over_mark_limit,
+        }
+    }
+
+    /// Checks `flow`, which is for `whom`, beside these limits.
+    pub(super) fn check_flow(&self, flow: &FlowControl, whom: impl fmt::Display) -> Result<(), LimitsError> {
+        flow.check(self.receive_buffer_bytes as usize, self.reply_bytes, "")
+            .map_err(|error| LimitsError(format!("the flow control of {whom}: {error}")))
+    }
+
+    pub(crate) fn flow(&self) -> Flow {
+        Flow {
             floor_bytes: self.send_floor_bytes,
             held_buffers: self.held_buffers,
             reply_bytes: self.reply_bytes,
@@ -478,6 +560,26 @@ impl Limits {
             u32::MAX => u32::MAX,
             sends => (sends / u32::try_from(threads).unwrap_or(u32::MAX).max(1)).max(1),
         }
+    }
+
+    fn check_groups(&self) -> Result<(), LimitsError> {
+        let refuse = |text: String| Err(LimitsError(text));
+        if self.groups > GROUPS_MAX {
+            return refuse(format!("groups is {}: at most {GROUPS_MAX}", self.groups));
+        }
+        if self.groups > 0 && (self.groups_per_connection == 0 || self.publish_queue == 0) {
+            return refuse(format!(
+                "groups_per_connection is {} and publish_queue {}: with groups, both must be above 0",
+                self.groups_per_connection, self.publish_queue
+            ));
+        }
+        if self.groups > 0 && self.publish_memory_bytes < self.send_queue_bytes + PUBLISH_SPARE_BYTES {
+            return refuse(format!(
+                "publish_memory_bytes is {}: it must hold one message of send_queue_bytes, {}, and {PUBLISH_SPARE_BYTES} bytes more",
+                self.publish_memory_bytes, self.send_queue_bytes
+            ));
+        }
+        Ok(())
     }
 
     /// Checks that the limits fit together.
@@ -540,12 +642,7 @@ impl Limits {
                 "not_sent_low_water_bytes is 0, which means the system's own to the kernel: use None".into(),
             );
         }
-        if self.window_bytes == 0 {
-            return refuse("window_bytes is 0: nothing could be sent".into());
-        }
-        if self.send_queue_messages == 0 {
-            return refuse("send_queue_messages is 0: nothing could be sent".into());
-        }
+        self.check_groups()?;
         let offload =
             [("offload_jobs", self.offload_jobs), ("offload_jobs_per_connection", self.offload_jobs_per_connection)];
         for (name, jobs) in offload {
@@ -560,29 +657,7 @@ impl Limits {
         if self.sends_outstanding == 0 {
             return refuse("sends_outstanding is 0: nothing could be sent".into());
         }
-        if u32::try_from(self.send_queue_bytes).is_err() {
-            return refuse(format!("send_queue_bytes is {}: it must be at most {}", self.send_queue_bytes, u32::MAX));
-        }
-        if self.high_mark_bytes + buffer > self.send_queue_bytes {
-            return refuse(format!(
-                "high_mark_bytes is {} and a receive buffer has {buffer}: together they must not exceed send_queue_bytes, {}, so that a \
-                 reply always fits",
-                self.high_mark_bytes, self.send_queue_bytes
-            ));
-        }
-        if self.high_mark_bytes + self.reply_bytes > self.send_queue_bytes {
-            return refuse(format!(
-                "high_mark_bytes is {} and reply_bytes {}: together they must not exceed send_queue_bytes, {}, so that a reply \
-                 always fits",
-                self.high_mark_bytes, self.reply_bytes, self.send_queue_bytes
-            ));
-        }
-        if self.low_mark_bytes > self.high_mark_bytes {
-            return refuse(format!(
-                "low_mark_bytes is {}: it must not exceed high_mark_bytes, {}",
-                self.low_mark_bytes, self.high_mark_bytes
-            ));
-        }
+        self.flow_control().check(buffer, self.reply_bytes, "send_").map_err(|error| LimitsError(error.to_string()))?;
         let reply = self.reply_bytes + MESSAGE_OVERHEAD_BYTES;
         if self.send_floor_bytes < reply && self.send_memory_bytes < reply {
             return refuse(format!(
@@ -603,13 +678,6 @@ impl Limits {
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return refuse(format!("{name} is 0: no connection could be served (None waits for ever)"));
             }
-        }
-        if self.window_bytes < Gather::SLICE_BYTES / 16 {
-            return refuse(format!(
-                "window_bytes is {}: below {} every send is a small one",
-                self.window_bytes,
-                Gather::SLICE_BYTES / 16
-            ));
         }
         Ok(())
     }

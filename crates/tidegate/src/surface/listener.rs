@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::connection::FlowControl;
 use crate::engine::{ANSWER_BYTES_MAX, SocketOptions, apply_socket_options, defer_accept};
 use crate::io_thread::{AccessList, ConnectionLimiter};
 
@@ -18,6 +19,7 @@ pub struct Listener {
     defer_accept: Option<Duration>,
     access: AccessList,
     limiter: Option<ConnectionLimiter>,
+    flow: Option<FlowControl>,
 }
 
 impl Listener {
@@ -34,6 +36,7 @@ impl Listener {
             defer_accept: None,
             access: AccessList::new(),
             limiter: None,
+            flow: None,
         }
     }
 
@@ -87,6 +90,14 @@ impl Listener {
         self.limiter.as_ref()
     }
 
+    /// What may wait to be sent on each connection, and what happens at the limit, in place of what [`Limits`](crate::Limits) says.
+    /// [`bind`](crate::ServerBuilder::bind) checks it. A handler may change it for its connection
+    /// ([`Connection::set_flow`](crate::Connection::set_flow)).
+    pub fn flow(mut self, flow: FlowControl) -> Self {
+        self.flow = Some(flow);
+        self
+    }
+
     /// The address that was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -94,6 +105,10 @@ impl Listener {
 
     pub(crate) fn backlog_connections(&self) -> u32 {
         self.backlog
+    }
+
+    pub(crate) fn flow_control(&self) -> Option<&FlowControl> {
+        self.flow.as_ref()
     }
 
     pub(crate) fn answer(&self) -> &Bytes {

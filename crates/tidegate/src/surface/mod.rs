@@ -3,6 +3,9 @@
 mod client;
 mod connection;
 mod engines;
+mod group;
+#[cfg(all(test, not(loom)))]
+mod group_tests;
 mod handle;
 mod handler;
 mod kernel;
@@ -21,6 +24,7 @@ mod workers;
 pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector, MaintainingHandle};
 pub use self::connection::{Connection, OffloadRefused};
 pub use self::engines::EngineChoice;
+pub use self::group::{Group, GroupsExhausted, PublishRefused};
 pub use self::handle::{ConnectionHandle, PostError};
 pub use self::handler::Handler;
 pub use self::limits::{Ceiling, Limits, LimitsError};
@@ -31,9 +35,10 @@ pub use self::server::{BindError, Bound, RunError, Server, ServerBuilder, Server
 pub use self::stats::Stats;
 pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
 pub use crate::io_thread::{
-    Accepted, ConnectError, ConnectFailed, Connected, OffloadRefusal, RefusedBecause, Target, WhenFull,
+    Accepted, ConnectError, ConnectFailed, Connected, GroupStats, HeldUp, JoinRefusal, OverflowStats, PublishRefusal,
+    RefusedBecause, Target, WhenFull,
 };
-pub use crate::io_thread::{AccessList, ConnectionLimiter, Network, NetworkError};
+pub use crate::io_thread::{AccessList, ConnectionLimiter, Network, NetworkError, OffloadRefusal};
 pub use crate::io_thread::{ConnectionMaintaining, GaveUp, MaintainingEvent};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).

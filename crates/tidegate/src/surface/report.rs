@@ -16,6 +16,8 @@ impl Report {
         self.tally.connects_failed += tally.connects_failed;
         self.tally.bytes_received += tally.bytes_received;
         self.tally.bytes_sent += tally.bytes_sent;
+        self.tally.dropped_messages += tally.dropped_messages;
+        self.tally.dropped_bytes += tally.dropped_bytes;
         for (sum, count) in self.tally.closed.iter_mut().zip(tally.closed) {
             *sum += count;
         }
@@ -57,6 +59,16 @@ impl Report {
     /// Bytes that the system has taken for sending.
     pub fn bytes_sent(&self) -> u64 {
         self.tally.bytes_sent
+    }
+
+    /// Messages that the policies of send queues have dropped ([`Overflow`](crate::Overflow)).
+    pub fn dropped_messages(&self) -> u64 {
+        self.tally.dropped_messages
+    }
+
+    /// Bytes that they would have put on the wire.
+    pub fn dropped_bytes(&self) -> u64 {
+        self.tally.dropped_bytes
     }
 
     /// How many connections ended for `reason`, whatever numbers it carries.

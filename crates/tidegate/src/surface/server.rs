@@ -8,17 +8,20 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 
+use crate::connection::FlowControl;
 use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
     Accepted, AccessList, Arrival, CONNECTING_BYTES, Connected, ConnectionLimiter, HANDOVER_CONNECTIONS, Handlers,
-    Handover, IoThread, OffloadPool, Outgoing, Phase, Seat, ServerShared, Setup, Tally, ThreadShared, WhenFull,
+    Handover, IoThread, OffloadPool, Outgoing, Phase, Publishing, Seat, ServerShared, Setup, Tally, ThreadShared,
+    WhenFull,
 };
 use crate::memory::SendReserve;
 use crate::surface::engines::Engines;
 use crate::surface::table::Table;
 use crate::surface::workers::Workers;
 use crate::surface::{
-    Ceiling, Client, Connector, EngineChoice, Handler, Limits, LimitsError, Listener, Machine, Report, Stats,
+    Ceiling, Client, Connector, EngineChoice, Group, GroupsExhausted, Handler, Limits, LimitsError, Listener, Machine,
+    Report, Stats,
 };
 use crate::sync::Arc;
 
@@ -36,6 +39,7 @@ impl Server {
             engine: EngineChoice::Auto,
             listeners: Vec::new(),
             clients: Vec::new(),
+            groups: 0,
             for_connectors: std::sync::Arc::default(),
         }
     }
@@ -65,7 +69,9 @@ pub struct ServerBuilder {
     engine: EngineChoice,
     listeners: Vec<Described>,
     clients: Vec<DescribedClient>,
-    /// Where the connectors find the server once it is bound.
+    /// Groups made so far.
+    groups: u32,
+    /// Where the connectors and groups find the server once it is bound.
     for_connectors: std::sync::Arc<OnceLock<Arc<ServerShared>>>,
 }
 
@@ -88,6 +94,7 @@ struct Described {
 struct DescribedClient {
     outgoing: Outgoing,
     limiter: Option<ConnectionLimiter>,
+    flow: Option<FlowControl>,
     table: TableMaker,
     handler_bytes: usize,
 }
@@ -159,9 +166,16 @@ impl ServerBuilder {
             Arrival::Accepted(_) => unreachable!("an accepted connection in the table of a client"),
         });
         let connector = Connector::new(self.clients.len(), std::sync::Arc::clone(&self.for_connectors));
-        let limiter = client.its_limiter().cloned();
-        self.clients.push(DescribedClient { outgoing: client.outgoing(), limiter, table, handler_bytes });
+        let (limiter, flow) = (client.its_limiter().cloned(), client.flow_control().cloned());
+        self.clients.push(DescribedClient { outgoing: client.outgoing(), limiter, flow, table, handler_bytes });
         (self, connector)
+    }
+
+    /// A group, whose members all get what is published to it: see [`Group`]. For connections to join when the server runs.
+    pub fn group(mut self) -> (Self, Group) {
+        let group = Group::new(self.groups, std::sync::Arc::clone(&self.for_connectors));
+        self.groups += 1;
+        (self, group)
     }
 
     /// Does everything that can fail: checks the limits, binds the listeners, sets up the engines.
@@ -197,7 +211,7 @@ impl ServerBuilder {
             socket_options: self.limits.socket_options(),
         };
         let engines = Engines::prepare(self.engine, &config, threads).map_err(BindError::Engine)?;
-        let shared = self.shared(engines.wakers().into_iter());
+        let shared = self.shared(&self.limits, engines.wakers().into_iter());
         let seats = self.seats(&shared)?;
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
@@ -210,7 +224,8 @@ impl ServerBuilder {
 impl ServerBuilder {
     /// The limits, with the memory shared out, if they fit together.
     pub(super) fn settled_limits(&self, threads: usize) -> Result<Limits, LimitsError> {
-        let limits = self.limits.clone();
+        let groups = self.limits.groups.max(self.groups);
+        let limits = Limits { groups, ..self.limits.clone() };
         let limits = match &self.memory {
             Memory::AsLimits => limits,
             Memory::Bytes(bytes) => limits.fit_memory(*bytes, threads, self.handler_bytes())?,
@@ -229,8 +244,24 @@ impl ServerBuilder {
             if bytes > most {
                 return Err(LimitsError::busy_answer(described.listener.address(), bytes, most));
             }
+            if let Some(flow) = described.listener.flow_control() {
+                limits.check_flow(flow, format_args!("the listener at {}", described.listener.address()))?;
+            }
+        }
+        for (number, described) in self.clients.iter().enumerate() {
+            if let Some(flow) = &described.flow {
+                limits.check_flow(flow, format_args!("client {number}"))?;
+            }
         }
         Ok(limits)
+    }
+
+    /// The rules of the queues of each table: of the listeners, then of the clients.
+    pub(super) fn flows(&self, limits: &Limits) -> Vec<FlowControl> {
+        let listeners = self.listeners.iter().map(|described| described.listener.flow_control());
+        let clients = self.clients.iter().map(|described| described.flow.as_ref());
+        let of_limits = limits.flow_control();
+        listeners.chain(clients).map(|own| own.unwrap_or(&of_limits).clone()).collect()
     }
 
     /// What each listener tells those that it turns away.
@@ -278,14 +309,17 @@ impl ServerBuilder {
     }
 
     /// What the I/O threads with these wakers share, where the connectors find it.
-    pub(super) fn shared(&self, wakers: impl Iterator<Item = Waker>) -> Arc<ServerShared> {
-        let (slots, connects) = (self.limits.max_connections, self.limits.connects_waiting);
+    pub(super) fn shared(&self, limits: &Limits, wakers: impl Iterator<Item = Waker>) -> Arc<ServerShared> {
+        let (slots, connects) = (limits.max_connections, limits.connects_waiting);
+        let tables = self.listeners.len() + self.clients.len();
         let wakers: Vec<Waker> = wakers.collect();
         let count = wakers.len();
-        let jobs = self.limits.offload_jobs_per_thread(count) as usize;
-        let threads = wakers.into_iter().map(|waker| ThreadShared::new(waker, slots, connects, jobs)).collect();
-        let pool = OffloadPool::new(self.limits.offload_workers, jobs * count);
-        let shared = ServerShared::new(threads, self.limits.tickets(), pool, self.limits.client_limits());
+        let jobs = limits.offload_jobs_per_thread(count) as usize;
+        let thread = |waker| ThreadShared::new(waker, slots, connects, tables, jobs);
+        let threads: Vec<_> = wakers.into_iter().map(thread).collect();
+        let publishing = Publishing::new(count, limits.group_limits(), self.groups);
+        let pool = OffloadPool::new(limits.offload_workers, jobs * count);
+        let shared = ServerShared::new(threads, limits.tickets(), publishing, pool, limits.client_limits());
         // A builder is bound once.
         let _ = self.for_connectors.set(Arc::clone(&shared));
         shared
@@ -455,7 +489,7 @@ impl Running {
         let mut failure = None;
         for (number, engine) in engines.into_iter().enumerate() {
             let (listeners, seats) = (sockets.take(), std::mem::take(&mut seats));
-            let (makers, clients) = (builder.table_makers(), builder.outgoing());
+            let (makers, clients, flows) = (builder.table_makers(), builder.outgoing(), builder.flows(&builder.limits));
             let (limits, addresses, handovers) = (builder.limits.clone(), addresses.clone(), handovers.clone());
             let (of_thread, reserve) = (Arc::clone(&shared), reserve.clone());
             let accepting = limits.accepting(answers.clone(), builder.access_lists());
@@ -476,9 +510,11 @@ impl Running {
                     shared: of_thread,
                     reserve,
                     flow: limits.flow(),
+                    flows,
                     accepting,
                     active_max: limits.active_share(number, threads_all),
                     sends_outstanding: limits.sends_outstanding_per_thread(threads_all),
+                    groups_per_connection: limits.groups_per_connection,
                     timers_per_connection: limits.timers_per_connection,
                     offload_jobs: limits.offload_jobs_shares(threads_all),
                     shutdown_grace: limits.shutdown_grace,
@@ -564,6 +600,16 @@ impl ServerHandle {
     /// What the server is doing now. Costs the server nothing.
     pub fn stats(&self) -> Stats {
         Stats::of(&self.shared)
+    }
+
+    /// Another group, if there may be one ([`Limits::groups`]); groups live as long as their server.
+    ///
+    /// # Errors
+    /// [`GroupsExhausted`] when there are as many as there may be.
+    pub fn group(&self) -> Result<Group, GroupsExhausted> {
+        let publishing = &self.shared.publishing;
+        let number = publishing.make().ok_or(GroupsExhausted { limit: publishing.limit() })?;
+        Ok(Group::new(number, std::sync::Arc::new(Arc::clone(&self.shared).into())))
     }
 
     /// Connections that the server has now.

@@ -1,13 +1,14 @@
 //! What a server is doing now.
 
 use crate::connection::CloseReason;
-use crate::io_thread::{RefusedBecause, ServerShared, StatsSum};
+use crate::io_thread::{OverflowStats, RefusedBecause, ServerShared, StatsSum};
 
 /// What a server is doing and has done so far, as [`ServerHandle::stats`](crate::ServerHandle::stats) found it. The counters are
 /// published by each I/O thread once a turn of its loop, so those of a busy server are of slightly different moments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     connections: u32,
+    publish_memory_bytes: usize,
     sum: StatsSum,
 }
 
@@ -17,7 +18,8 @@ impl Stats {
         for thread in &shared.threads {
             thread.stats.add_to(&mut sum);
         }
-        Self { connections: shared.connections(), sum }
+        let pool = &shared.publishing.pool;
+        Self { connections: shared.connections(), publish_memory_bytes: pool.total() - pool.free(), sum }
     }
 
     /// Connections now, those on their way to their I/O thread included.
@@ -45,6 +47,22 @@ impl Stats {
         self.sum.bytes_sent
     }
 
+    /// Messages that the policies of send queues have dropped so far.
+    pub fn dropped_messages(&self) -> u64 {
+        self.overflows().map(|overflows| overflows.dropped_messages).sum()
+    }
+
+    /// Bytes that they would have put on the wire.
+    pub fn dropped_bytes(&self) -> u64 {
+        self.overflows().map(|overflows| overflows.dropped_bytes).sum()
+    }
+
+    /// What the policies of send queues have done so far, and who is slow now: for each listener in the order in which they were
+    /// described, and then for each client.
+    pub fn overflows(&self) -> impl Iterator<Item = &OverflowStats> {
+        self.sum.overflows.iter()
+    }
+
     /// Receive buffers that handlers hold, that wait to be sent, are being sent, or are lent. An idle connection has none.
     pub fn buffers_in_use(&self) -> u32 {
         self.sum.buffers_in_use
@@ -53,6 +71,11 @@ impl Stats {
     /// Send memory in use now, in bytes, beyond what the floors of the connections pay.
     pub fn send_memory_bytes(&self) -> u64 {
         self.sum.send_memory_bytes
+    }
+
+    /// Publish memory in use now, in bytes: what was published to groups and not sent to everybody yet.
+    pub fn publish_memory_bytes(&self) -> usize {
+        self.publish_memory_bytes
     }
 
     /// How many connections were refused for each cause so far, by its name; causes that did not occur included.

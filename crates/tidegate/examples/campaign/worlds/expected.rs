@@ -20,6 +20,7 @@ pub const REASONS: &[&str] = &[
     "idle_timeout",
     "send_too_slow",
     "receive_too_slow",
+    "slow_consumer",
 ];
 
 /// From this many runs on, a campaign fails if something has happened in fewer than one of [`RUNS_PER_OCCURRENCE`].

@@ -3,17 +3,21 @@
 mod client;
 pub mod expected;
 mod gossip;
+mod news;
 mod offload;
+mod publishing;
 mod services;
 
 use std::time::Duration;
 
 use tidegate::sim::{Simulation, Violation};
-use tidegate::{ConnectionLimiter, Limits, Listener, MinProgress, Report, Server};
+use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Report, Server};
 
 use self::client::EchoClient;
 use self::gossip::{Gossiping, Village};
+use self::news::{Newsroom, Reader, Reporter};
 use self::offload::Offloads;
+use self::publishing::{Publisher, Subscriber};
 use self::services::{Echo, Later, Moody, Witness};
 
 pub use self::services::PLANNED;
@@ -33,9 +37,12 @@ pub const CONNECTIONS_LEAST: u64 = 8;
 
 /// The number of the service that ends connections as it likes.
 const MOODY: u64 = 2;
-/// The number of the service of gossips, who may abort each other.
-const GOSSIP: u64 = 3;
-const SERVICES: u64 = 5;
+/// The number of the service that publishes to each connection, and of the one whose connections are a group.
+const PUBLISHING: u64 = 4;
+const NEWS: u64 = 5;
+/// The number of the service whose work is done elsewhere.
+const OFFLOADS: u64 = 6;
+const SERVICES: u64 = 7;
 
 /// Runs the servers of `seed` in a hostile world, with limits and clients that the seed chooses too.
 ///
@@ -45,15 +52,21 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let mut simulation = Simulation::hostile(seed);
     simulation.keep_trace(trace_events);
     let is_impatient = simulation.random_below(3) == 0;
-    let limits = limits(&simulation, is_impatient);
+    let limits = news::limits(&simulation, limits(&simulation, is_impatient));
+    let flow = publishing::flow(&simulation, &limits);
+    let of_news = publishing::flow(&simulation, &limits);
+    let (builder, group) = Server::builder().group();
     let witness = Witness::new(&limits);
     let complaints = witness.complaints.clone();
+    let room = Newsroom::new(group, &limits, complaints.clone());
     let prompt = witness.of_a_prompt_service();
-    let (later, moody, offloads, gossip) = (witness.clone(), witness.clone(), witness.clone(), witness);
+    let (later, moody, publisher, gossip) =
+        (witness.clone(), witness.clone(), witness.of_a_publisher(), witness.clone());
+    let offloads = witness;
     let village = Village::default();
     // Two of the listeners share a limit, which is now and then too small for both.
     let limiter = ConnectionLimiter::new(2 + simulation.random_below(16) as u32);
-    let server = Server::builder()
+    let server = builder
         .limits(limits)
         .listen(Listener::tcp(([10, 0, 0, 1], 7007).into()).limiter(&limiter), move |_| Echo {
             witness: prompt.clone(),
@@ -61,7 +74,11 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()).limiter(&limiter), move |_| Later::new(later.clone()))
         .listen(Listener::tcp(([10, 0, 0, 1], 7009).into()), move |_| Moody { witness: moody.clone(), handle: None })
         .listen(Listener::tcp(([10, 0, 0, 1], 7010).into()), move |_| Gossiping::new(village.clone(), gossip.clone()))
-        .listen(Listener::tcp(([10, 0, 0, 1], 7011).into()), move |_| Offloads::new(offloads.clone()));
+        .listen(Listener::tcp(([10, 0, 0, 1], 7011).into()).flow(flow.clone()), move |_| {
+            Publisher::new(publisher.clone())
+        })
+        .listen(Listener::tcp(([10, 0, 0, 1], 7012).into()).flow(of_news.clone()), move |_| Reporter::new(room.clone()))
+        .listen(Listener::tcp(([10, 0, 0, 1], 7013).into()), move |_| Offloads::new(offloads.clone()));
     let addresses = match simulation.serve(server) {
         Ok(addresses) => addresses,
         Err(error) => panic!("seed {seed}: {error}"),
@@ -75,11 +92,11 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     // Draining may come when it likes only where nobody counts on the end of an echo.
     let is_interrupted = simulation.random_below(3) == 0;
     while simulation.completions() < COMPLETIONS_LEAST || simulation.opened() < CONNECTIONS_LEAST {
-        wave(&mut simulation, &addresses, is_impatient);
+        wave(&mut simulation, &addresses, is_impatient, &flow, &of_news);
         simulation.run_until(|simulation| simulation.clients_left() == 0)?;
     }
     if is_interrupted {
-        wave(&mut simulation, &addresses, true);
+        wave(&mut simulation, &addresses, true, &flow, &of_news);
         let after = Duration::from_millis(simulation.random_below(3_000));
         simulation.after(after, |simulation| simulation.handle().drain());
     }
@@ -91,13 +108,29 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
 }
 
 /// Clients that come within two seconds; some of their ways are clogged for a while.
-fn wave(simulation: &mut Simulation, addresses: &[std::net::SocketAddr], is_lenient: bool) {
+fn wave(
+    simulation: &mut Simulation,
+    addresses: &[std::net::SocketAddr],
+    is_lenient: bool,
+    flow: &FlowControl,
+    of_news: &FlowControl,
+) {
     for _ in 0..8 + simulation.random_below(12) {
         let service = simulation.random_below(SERVICES);
         let after = Duration::from_micros(simulation.random_below(2_000_000));
-        let is_lenient = is_lenient || [MOODY, GOSSIP].contains(&service);
-        let client = EchoClient::new(simulation, is_lenient);
-        let client = simulation.client(addresses[service as usize], after, client);
+        // A gossip may be aborted by another one; an echo by way of jobs is as sure as any.
+        let is_lenient = is_lenient || (service >= MOODY && service != OFFLOADS);
+        let address = addresses[service as usize];
+        let client = if service == PUBLISHING {
+            let client = Subscriber::new(simulation, flow);
+            simulation.client(address, after, client)
+        } else if service == NEWS {
+            let client = Reader::new(simulation, of_news);
+            simulation.client(address, after, client)
+        } else {
+            let client = EchoClient::new(simulation, is_lenient);
+            simulation.client(address, after, client)
+        };
         if simulation.random_below(16) == 0 {
             let clogged = after + Duration::from_micros(simulation.random_below(100_000));
             let freed = clogged + Duration::from_millis(simulation.random_below(2_000));
@@ -116,7 +149,7 @@ fn limits(simulation: &Simulation, is_impatient: bool) -> Limits {
     let times = if is_impatient { impatience(simulation) } else { Limits::default() };
     Limits {
         // At least one for each listener: each keeps a place of its own.
-        max_connections: 5 + simulation.random_below(20) as u32,
+        max_connections: SERVICES as u32 + simulation.random_below(20) as u32,
         receive_buffers: 2 + simulation.random_below(buffers) as u32,
         receive_buffer_bytes: 4096,
         held_buffers: simulation.random_below(4) as u32,

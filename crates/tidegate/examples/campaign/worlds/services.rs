@@ -29,6 +29,8 @@ pub struct Witness {
     sent: u64,
     /// What is heard is sent back at once.
     is_prompt: bool,
+    /// More is sent than is heard.
+    publishes: bool,
     limits: Arc<Limits>,
     pub complaints: Complaints,
 }
@@ -39,6 +41,7 @@ impl Witness {
             heard: 0,
             sent: 0,
             is_prompt: false,
+            publishes: false,
             limits: Arc::new(limits.clone()),
             complaints: Complaints::default(),
         }
@@ -47,6 +50,11 @@ impl Witness {
     /// One that knows that what is heard is sent back at once.
     pub fn of_a_prompt_service(&self) -> Self {
         Self { is_prompt: true, ..self.clone() }
+    }
+
+    /// One that knows that more is sent than is heard.
+    pub fn of_a_publisher(&self) -> Self {
+        Self { publishes: true, ..self.clone() }
     }
 
     pub fn hears(&mut self, bytes: usize) {
@@ -68,8 +76,12 @@ impl Witness {
             CloseReason::IdleTimeout => {
                 limits.idle_timeout != default.idle_timeout && (!self.is_prompt || self.sent == self.heard)
             }
-            CloseReason::SendTooSlow => limits.min_send_progress != default.min_send_progress && self.sent < self.heard,
+            CloseReason::SendTooSlow => {
+                limits.min_send_progress != default.min_send_progress && (self.sent < self.heard || self.publishes)
+            }
             CloseReason::ReceiveTooSlow => limits.min_receive_rate.is_some() && self.heard > 0,
+            // Only the publisher's queues refuse for so long, and it judges that for itself.
+            CloseReason::SlowConsumer => false,
             // The system is never out of memory for 10 s.
             CloseReason::SystemMemory => false,
             // No job panics.

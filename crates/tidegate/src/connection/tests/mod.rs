@@ -5,6 +5,7 @@ mod model;
 mod named;
 mod pace;
 mod past_bugs;
+mod strain;
 mod world;
 
 use std::io;
@@ -25,13 +26,21 @@ const BUFFER_BYTES: usize = 4096;
 const CREDIT_BYTES: usize = BUFFER_BYTES + MESSAGE_OVERHEAD_BYTES;
 
 /// Limits small enough to be reached: a queue of 16 KiB and 8 messages, a floor of one reply.
-fn small_flow() -> Flow {
-    Flow {
+fn small_queue() -> FlowControl {
+    FlowControl {
         window_bytes: 8 << 10,
         queue_bytes: 16 << 10,
         queue_messages: 8,
         high_mark_bytes: 8 << 10,
         low_mark_bytes: 4 << 10,
+        overflow: Overflow::Wait { limit: None },
+        over_mark_limit: None,
+    }
+}
+
+/// ... and no limits of time.
+fn small_flow() -> Flow {
+    Flow {
         floor_bytes: CREDIT_BYTES,
         held_buffers: 2,
         reply_bytes: BUFFER_BYTES,
@@ -46,10 +55,11 @@ fn small_flow() -> Flow {
 }
 
 /// Pools with an arena of `buffers` buffers and a reserve of `reserve_bytes`.
-fn pools(buffers: u32, reserve_bytes: usize, flow: Flow) -> Pools {
+fn pools(buffers: u32, reserve_bytes: usize, flow: Flow, queue: &FlowControl) -> Pools {
     let config = ArenaConfig { buffers, buffer_bytes: BUFFER_BYTES as u32, owners: 2, lent_max: 1 };
     let arena = ReceiveArena::new(ArenaMemory::new(config, Box::new(|| {})));
-    Pools::new(arena, SendLease::new(SendReserve::new(reserve_bytes)), flow)
+    let flows = Flows::new(std::slice::from_ref(queue), 1);
+    Pools::new(arena, SendLease::new(SendReserve::new(reserve_bytes)), flow, flows)
 }
 
 /// A buffer of the arena with `bytes` in it, as an engine delivers it.
@@ -84,7 +94,11 @@ struct Bench {
 
 impl Bench {
     fn new(buffers: u32, reserve_bytes: usize, flow: Flow) -> Self {
-        let (machine, pools) = (Machine::new(Time::ZERO), pools(buffers, reserve_bytes, flow));
+        Self::with_queue(buffers, reserve_bytes, flow, &small_queue())
+    }
+
+    fn with_queue(buffers: u32, reserve_bytes: usize, flow: Flow, queue: &FlowControl) -> Self {
+        let (machine, pools) = (Machine::new(Time::ZERO, 0), pools(buffers, reserve_bytes, flow, queue));
         Self { machine, pools, now: Time::ZERO, unread_bytes: 0 }
     }
 
@@ -174,7 +188,7 @@ impl Bench {
     fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let look = self.machine.next_look(self.now, &self.pools.flow);
+            let look = self.machine.next_look(self.now, &self.pools);
             if look > end {
                 break;
             }
@@ -189,6 +203,7 @@ impl Bench {
     fn released(&mut self) -> CloseReason {
         let reason = self.machine.released();
         assert_eq!((self.machine.charged_bytes(), self.pools.messages_waiting()), (0, 0));
+        assert_eq!((self.pools.flows.in_use(), self.pools.flows.refusing()), (0, 0));
         reason
     }
 }
@@ -198,9 +213,9 @@ impl Bench {
 fn what_is_neglected_is_seen_and_what_waits_for_a_reason_is_not() {
     use super::marks::Mark;
 
-    let pools = pools(4, 10_000, small_flow());
+    let pools = pools(4, 10_000, small_flow(), &small_queue());
     let neglect = |marks: &[Mark]| {
-        let mut machine = Machine::new(Time::ZERO);
+        let mut machine = Machine::new(Time::ZERO, 0);
         marks.iter().for_each(|&mark| machine.marks.set(mark, true));
         machine.neglected(&pools).is_some()
     };

@@ -1,19 +1,17 @@
 //! Any sequence of things that may happen, under any limits that fit together.
 
 use std::io;
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::world::{Action, Callback, Input, Kind, WithData, World};
+use super::world::{Action, Callback, Input, Kind, WithData, World, decide};
 use super::*;
 
 /// Limits that [`Limits::check`](crate::Limits::check) would take, small enough to be reached; with the number of arena
-/// buffers and the size of the reserve.
-fn limits() -> impl Strategy<Value = (Flow, u32, usize)> {
-    let queue = prop_oneof![6 => (8usize << 10)..(32 << 10), 1 => Just(150usize << 10)];
-    let marks = (0usize..=100, 0usize..=100);
-    let messages = prop_oneof![1u32..=8, Just(100)];
+/// buffers, the size of the reserve, and the rules that the queue may have, the first of them to begin with.
+fn limits() -> impl Strategy<Value = (Flow, u32, usize, Vec<FlowControl>)> {
     // The reply that is promised, the floor and the reserve: one of the two holds a reply.
     let reply = prop_oneof![2 => Just(BUFFER_BYTES), 1 => 1usize..2 * BUFFER_BYTES];
     let memory = reply.prop_flat_map(|reply_bytes| {
@@ -23,29 +21,14 @@ fn limits() -> impl Strategy<Value = (Flow, u32, usize)> {
             (Just(credit_bytes), prop_oneof![Just(0), 0usize..40_000]),
             (0..3 * credit_bytes, credit_bytes..200_000),
         ];
-        (Just(reply_bytes), memory)
+        (Just(reply_bytes), memory, vec(queue(reply_bytes), 1..4))
     });
     let ending = (1u64..2_000, 1u64..2_000, prop_oneof![Just(0u64), 0u64..20_000]);
-    (queue, marks, messages, memory, ending, 4096usize..(16 << 10), 0u32..4, 3u32..9).prop_map(
-        |(
-            queue_bytes,
-            (high, low),
-            queue_messages,
-            (reply_bytes, (floor_bytes, reserve)),
-            ending,
-            window_bytes,
-            held,
-            buffers,
-        )| {
-            let high_mark_bytes = (queue_bytes - reply_bytes.max(BUFFER_BYTES)) * high / 100;
+    (memory, ending, 0u32..4, 3u32..9).prop_map(
+        |((reply_bytes, (floor_bytes, reserve), controls), ending, held_buffers, buffers)| {
             let flow = Flow {
-                window_bytes,
-                queue_bytes,
-                queue_messages,
-                high_mark_bytes,
-                low_mark_bytes: high_mark_bytes * low / 100,
                 floor_bytes,
-                held_buffers: held,
+                held_buffers,
                 reply_bytes,
                 close_timeout: Duration::from_millis(ending.0),
                 linger_timeout: Duration::from_millis(ending.1),
@@ -55,7 +38,38 @@ fn limits() -> impl Strategy<Value = (Flow, u32, usize)> {
                 min_send_progress: None,
                 min_receive_rate: None,
             };
-            (flow, buffers, reserve)
+            (flow, buffers, reserve, controls)
+        },
+    )
+}
+
+/// Rules of a queue that fit the reply that is promised. Those that drop may have their high mark at the very limit.
+fn queue(reply_bytes: usize) -> impl Strategy<Value = FlowControl> {
+    let limit = prop_oneof![6 => (8usize << 10)..(32 << 10), 1 => Just(150usize << 10)];
+    let marks = (0usize..=100, 0usize..=100);
+    let messages = prop_oneof![1u32..=8, Just(100)];
+    let span = || prop::option::of((1u64..3_000).prop_map(Duration::from_millis));
+    let overflow = prop_oneof![
+        3 => span().prop_map(|limit| Overflow::Wait { limit }),
+        2 => Just(Overflow::DropOldest),
+        1 => Just(Overflow::DropNewest),
+        1 => Just(Overflow::Close),
+        1 => Just(Overflow::Ask(Arc::new(|state: &QueueState, payload: &Payload| decide(state.queued_bytes, payload.len())))),
+    ];
+    (limit, marks, messages, 4096usize..(16 << 10), overflow, span()).prop_map(
+        move |(queue_bytes, (high, low), queue_messages, window_bytes, overflow, over_mark_limit)| {
+            let reply_bytes = if overflow.reads_on() { 0 } else { reply_bytes.max(BUFFER_BYTES) };
+            let high_mark_bytes = (queue_bytes - reply_bytes) * high / 100;
+            let low_mark_bytes = high_mark_bytes * low / 100;
+            FlowControl {
+                window_bytes,
+                queue_bytes,
+                queue_messages,
+                high_mark_bytes,
+                low_mark_bytes,
+                overflow,
+                over_mark_limit,
+            }
         },
     )
 }
@@ -89,6 +103,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => any::<usize>().prop_map(Action::DropHeld),
         1 => Just(Action::PauseRead),
         2 => Just(Action::ResumeRead),
+        1 => any::<usize>().prop_map(Action::SetFlow),
     ]
 }
 
@@ -159,7 +174,7 @@ proptest! {
     /// Everything that [`World`] checks holds after every step of every run.
     #[test]
     fn whatever_happens_bytes_order_bounds_and_endings_hold(
-        (flow, buffers, reserve_bytes) in limits(),
+        (flow, buffers, reserve_bytes, controls) in limits(),
         ((first_byte_timeout, idle_timeout, min_send_progress, min_receive_rate), sends) in times(),
         script in vec(callback(), 1..6),
         insistent in any::<bool>(),
@@ -168,7 +183,7 @@ proptest! {
         both_finish in any::<bool>(),
     ) {
         let flow = Flow { first_byte_timeout, idle_timeout, min_send_progress, min_receive_rate, ..flow };
-        let mut world = World::new(buffers, reserve_bytes, flow, script, insistent);
+        let mut world = World::new(buffers, reserve_bytes, flow, controls, script, insistent);
         world.share_sends(sends);
         world.happen(&Input::ReceivePaused, false);
         for (input, more_in_batch) in &inputs {

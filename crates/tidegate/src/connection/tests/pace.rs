@@ -163,7 +163,7 @@ fn a_paused_connection_with_nothing_to_do_is_idle() {
 #[test]
 fn without_timeouts_nothing_is_looked_at_and_nothing_ends() {
     let mut bench = Bench::roomy();
-    assert_eq!(bench.machine.next_look(bench.now, &bench.pools.flow), Time::MAX);
+    assert_eq!(bench.machine.next_look(bench.now, &bench.pools), Time::MAX);
     bench.send("nobody takes it").expect("taken");
     let gather = bench.gather();
     bench.wait(1_000_000 * SECOND);
@@ -224,7 +224,7 @@ fn a_peer_that_takes_all_there_is_at_once_keeps_up_however_little_that_is() {
 
 #[test]
 fn a_peer_that_takes_whole_slices_slowly_while_more_waits_does_not_keep_up() {
-    let mut bench = Bench::new(8, 1 << 20, Flow { queue_messages: 1_000, ..timed() });
+    let mut bench = Bench::with_queue(8, 1 << 20, timed(), &FlowControl { queue_messages: 1_000, ..small_queue() });
     let first = bench.occupy();
     for _ in 0..500 {
         bench.send("x").expect("taken");

@@ -69,6 +69,7 @@ fn assert_stale<F: Fixture>(rig: &mut Rig<F>, stale: SocketId) {
     let gather = engine.send(stale, gather_of(b"to nobody")).expect_err("a stale identifier");
     assert_eq!(gather.remaining(), 9, "the gather comes back whole");
     assert_eq!(engine.unread_bytes(stale), 0);
+    assert_eq!(engine.peer_address(stale), None);
 }
 
 pub(super) fn every_operation_on_a_stale_id_is_refused<F: Fixture>() {

@@ -139,7 +139,9 @@ impl<F: Fixture> Rig<F> {
         self.accept(listener, 1);
         let (stream, from) = self.expect_accepted(listener);
         assert_eq!(from, peer.address(), "the address of the peer");
-        (self.adopt(stream), peer)
+        let socket = self.adopt(stream);
+        assert_eq!(self.fixture.engine().peer_address(socket), Some(peer.address()));
+        (socket, peer)
     }
 
     /// `count` connections.

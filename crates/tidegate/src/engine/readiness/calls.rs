@@ -194,6 +194,11 @@ pub(super) fn unread_bytes(socket: &OwnedFd) -> io::Result<usize> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
 }
 
+/// Whom the socket is connected to.
+pub(super) fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    SockRef::from(socket).peer_addr().ok()?.as_socket()
+}
+
 /// Takes a connection from the backlog of a non-blocking listener; `WouldBlock` when there is none.
 pub(super) fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, SocketAddr)> {
     let (socket, address) = SockRef::from(listener).accept()?;

@@ -342,6 +342,22 @@ impl Engine for ReadinessEngine {
         }
     }
 
+    fn peer_address(&self, id: SocketId) -> Option<SocketAddr> {
+        match self.sockets.get(id.index) {
+            Some(Socket { in_use: true, generation, descriptor: Some(descriptor), .. })
+                if *generation == id.generation =>
+            {
+                calls::peer_address(descriptor)
+            }
+            _ => None,
+        }
+    }
+
+    fn oldest_published(&self, id: SocketId) -> Option<Time> {
+        let socket = self.sockets.get(id.index).filter(|socket| socket.in_use && socket.generation == id.generation)?;
+        socket.send.as_ref()?.oldest_published()
+    }
+
     fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Completion<ReadinessStream>>) -> io::Result<()> {
         let reported = completions.len();
         for index in self.vacated.drain(..) {

@@ -375,6 +375,20 @@ impl Ring {
         self.socket(id).and_then(|socket| socket.endpoint).map_or(0, |endpoint| network.unread_bytes(endpoint))
     }
 
+    /// See [`Engine::peer_address`](crate::engine::Engine::peer_address).
+    pub(super) fn peer_address(&self, id: SocketId, network: &Network) -> Option<SocketAddr> {
+        let endpoint = self.socket(id).and_then(|socket| socket.endpoint)?;
+        network.get(endpoint).map(|endpoint| endpoint.remote)
+    }
+
+    /// See [`Engine::oldest_published`](crate::engine::Engine::oldest_published).
+    pub(super) fn oldest_published(&self, id: SocketId) -> Option<Time> {
+        match &self.socket(id)?.send {
+            Send::Recorded(gather) | Send::Waiting(gather) | Send::Ending(gather) => gather.oldest_published(),
+            Send::None => None,
+        }
+    }
+
     /// How many operations are in the system, closes included.
     pub(super) fn outstanding(&self) -> u64 {
         let totals = &self.totals;

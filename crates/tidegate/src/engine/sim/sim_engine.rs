@@ -213,6 +213,15 @@ impl Engine for SimEngine {
         state.rings[self.number].unread_bytes(socket, &state.network)
     }
 
+    fn peer_address(&self, socket: SocketId) -> Option<SocketAddr> {
+        let state = self.world.state().borrow();
+        state.rings[self.number].peer_address(socket, &state.network)
+    }
+
+    fn oldest_published(&self, socket: SocketId) -> Option<Time> {
+        self.world.state().borrow().rings[self.number].oldest_published(socket)
+    }
+
     fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Completion<SimStream>>) -> io::Result<()> {
         let mut reports = std::mem::take(&mut self.reports);
         self.with(|ring, network| ring.poll(deadline, network, &mut reports));

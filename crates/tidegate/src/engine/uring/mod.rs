@@ -389,6 +389,17 @@ impl Engine for UringEngine {
         }
     }
 
+    fn peer_address(&self, id: SocketId) -> Option<SocketAddr> {
+        let socket = self.sockets.get(id.index)?;
+        let is_current = socket.in_use && socket.generation == id.generation;
+        is_current.then(|| raw::peer_address(socket.raw())).flatten()
+    }
+
+    fn oldest_published(&self, id: SocketId) -> Option<Time> {
+        let socket = self.sockets.get(id.index).filter(|socket| socket.in_use && socket.generation == id.generation)?;
+        socket.operation.gather()?.oldest_published()
+    }
+
     fn poll(&mut self, deadline: Option<Time>, completions: &mut Vec<Completion<UringStream>>) -> io::Result<()> {
         let reported = completions.len();
         for index in self.vacated.drain(..) {

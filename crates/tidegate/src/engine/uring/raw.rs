@@ -89,6 +89,13 @@ pub(super) fn unread_bytes(socket: RawFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Whom the socket is connected to.
+pub(super) fn peer_address(socket: RawFd) -> Option<SocketAddr> {
+    // SAFETY: the caller's table keeps the descriptor open, and it is not used beyond this call.
+    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket) };
+    socket2::SockRef::from(&socket).peer_addr().ok()?.as_socket()
+}
+
 /// A TCP socket for a connect to `address`, with `TCP_NODELAY`, from `source` if that is given.
 pub(super) fn tcp_socket(address: &SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
     let socket = socket2::Socket::new(

@@ -120,6 +120,17 @@ pub(super) enum Operation {
     Connect(#[expect(dead_code, reason = "held for the kernel, which reads it")] Box<KernelAddress>),
 }
 
+impl Operation {
+    /// What is being sent, if this is a send.
+    pub(super) fn gather(&self) -> Option<&Gather> {
+        match self {
+            Self::Send(gather) => Some(gather),
+            Self::SendMany(operation) => operation.gather.as_deref(),
+            Self::None | Self::Connect(_) => None,
+        }
+    }
+}
+
 impl Socket {
     /// The descriptor as the kernel knows it; -1 if there is none, which every call refuses.
     pub(super) fn raw(&self) -> RawFd {

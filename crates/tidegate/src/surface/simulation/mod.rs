@@ -96,7 +96,6 @@ struct Served {
     shared: Arc<ServerShared>,
     reserve: Arc<SendReserve>,
     connections_max: u32,
-    queue_bytes_max: usize,
 }
 
 /// A client that has not begun.
@@ -169,7 +168,7 @@ impl Simulation {
             socket_options: limits.socket_options(),
         };
         let engines: Vec<SimEngine> = (0..threads).map(|_| SimEngine::new(&self.world, config.clone())).collect();
-        let shared = builder.shared(engines.iter().map(engine_waker));
+        let shared = builder.shared(&limits, engines.iter().map(engine_waker));
         let mut seats = builder.seats(&shared)?;
         let reserve = SendReserve::new(limits.send_memory_bytes);
         let handovers: Vec<Handover<SimStream>> =
@@ -189,21 +188,18 @@ impl Simulation {
                 shared: Arc::clone(&shared),
                 reserve: reserve.clone(),
                 flow: limits.flow(),
+                flows: builder.flows(&limits),
                 accepting: limits.accepting(builder.busy_answers(), builder.access_lists()),
                 active_max: limits.active_share(number, threads),
                 sends_outstanding: limits.sends_outstanding_per_thread(threads),
+                groups_per_connection: limits.groups_per_connection,
                 timers_per_connection: limits.timers_per_connection,
                 offload_jobs: limits.offload_jobs_shares(threads),
                 shutdown_grace: limits.shutdown_grace,
             };
             self.threads.push(Some(IoThread::new(setup)));
         }
-        self.server = Some(Served {
-            shared,
-            reserve,
-            connections_max: limits.max_connections,
-            queue_bytes_max: limits.send_queue_bytes,
-        });
+        self.server = Some(Served { shared, reserve, connections_max: limits.max_connections });
         Ok(addresses)
     }
 
@@ -309,6 +305,7 @@ impl Simulation {
             ("connections in line", thread.in_line() as u64),
             ("messages waiting", thread.messages_waiting() as u64),
             ("sends in flight", u64::from(thread.sends_outstanding().0)),
+            ("notes of slow connections", thread.flows_in_use() as u64),
             ("receive buffers out", u64::from(thread.buffers_out())),
         ];
         let left: Vec<String> =
@@ -343,7 +340,7 @@ impl Simulation {
                 return Err(self.violation(format!("{jobs} jobs of a thread outstanding, but the limit is {most}")));
             }
         }
-        let limit = server.queue_bytes_max;
+        let limit = self.threads.iter().flatten().map(IoThread::queue_bytes_limit).max().unwrap_or(0);
         let queued = self.threads.iter_mut().flatten().map(IoThread::queued_bytes_max).max().unwrap_or(0);
         if queued > limit {
             return Err(self.violation(format!("a send queue of {queued} bytes, but the limit is {limit}")));

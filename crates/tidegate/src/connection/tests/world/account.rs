@@ -23,7 +23,7 @@ impl World {
 
     /// What a send may have before another message joins it.
     pub(super) fn slice_bytes(&self) -> usize {
-        self.pools.flow.window_bytes.min(Gather::SLICE_BYTES)
+        self.control.window_bytes.min(Gather::SLICE_BYTES)
     }
 
     /// Bytes that the next send has, or the one in flight.
@@ -41,18 +41,60 @@ impl World {
         self.queued.iter().map(|message| message.held_bytes).sum()
     }
 
-    /// Whether what was refused would be taken, and a reply to a full buffer anyway.
+    /// Whether what was refused would be taken, and a reply to a full buffer anyway, as far as the queue can ever hold them.
     pub(super) fn has_room(&self) -> bool {
-        let flow = &self.pools.flow;
-        self.queued_bytes() + self.wanted_bytes.max(flow.reply_bytes) <= flow.queue_bytes
-            && (self.queued.len() as u32) < flow.queue_messages
+        let limit_bytes = self.control.queue_bytes;
+        let wanted_bytes = self.wanted_bytes.max(self.pools.flow.reply_bytes).min(limit_bytes);
+        self.queued_bytes() + wanted_bytes <= limit_bytes && (self.queued.len() as u32) < self.control.queue_messages
+    }
+
+    /// Whether what is queued keeps the connection from being read.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.over_mark && !self.control.overflow.reads_on()
+    }
+
+    pub(super) fn rise_over_mark(&mut self) {
+        let over_bytes = self.queued_bytes() > self.control.high_mark_bytes;
+        if over_bytes || self.queued.len() as u32 > self.control.high_mark_messages() {
+            if !self.over_mark {
+                self.over_since = self.now;
+            }
+            self.over_mark = true;
+            self.owe_writable(0);
+        }
     }
 
     pub(super) fn lower_mark(&mut self) {
-        let flow = &self.pools.flow;
-        if self.queued_bytes() <= flow.low_mark_bytes && self.queued.len() as u32 <= flow.low_mark_messages() {
+        let low_bytes = self.queued_bytes() <= self.control.low_mark_bytes;
+        if self.over_mark && low_bytes && self.queued.len() as u32 <= self.control.low_mark_messages() {
             self.over_mark = false;
+            self.over_before += self.now.saturating_since(self.over_since);
         }
+    }
+
+    /// Messages have left the queue: who is refused has room again, or not.
+    pub(super) fn note_room(&mut self) {
+        if self.refusing_since.is_some() && self.has_room() {
+            self.refusing_since = Some(self.now);
+        }
+    }
+
+    /// How many of the oldest messages must go so that one fits which takes `held_bytes` and `wanted_bytes` of send memory; `None`: it
+    /// doesn't fit even if all of them go.
+    pub(super) fn in_the_way(&self, held_bytes: usize, wanted_bytes: usize) -> Option<usize> {
+        (0..=self.queued.len()).find(|&count| {
+            let left = self.queued.iter().skip(count).map(|message| message.held_bytes).sum::<usize>();
+            let freed_bytes: usize = self.queued.iter().take(count).map(|message| message.charge_bytes).sum();
+            left + held_bytes <= self.control.queue_bytes
+                && self.queued.len() - count < self.control.queue_messages as usize
+                && self.can_pay(wanted_bytes.saturating_sub(freed_bytes))
+        })
+    }
+
+    /// Whether the connection may have `bytes` more of send memory.
+    pub(super) fn can_pay(&self, bytes: usize) -> bool {
+        let left_of_floor = self.pools.flow.floor_bytes.saturating_sub(self.machine.charged_bytes());
+        self.pools.lease.can_charge(bytes.saturating_sub(left_of_floor))
     }
 
     pub(super) fn assert_served(&self) {
@@ -62,10 +104,11 @@ impl World {
     /// What holds at every moment.
     pub(super) fn check(&self) {
         let flow = &self.pools.flow;
-        assert!(self.machine.queued_bytes() <= flow.queue_bytes);
+        assert!(self.machine.queued_bytes() <= self.allowed.0);
         if self.machine.is_open() || self.closing && self.closed.is_none() && self.machine.deadline() != Time::MAX {
             assert_eq!(self.machine.queued_bytes(), self.queued_bytes());
-            assert!(self.queued.len() <= flow.queue_messages as usize);
+            assert!(self.queued.len() <= self.allowed.1);
+            self.check_queue_state();
             let messages = || self.queued.iter().chain(&self.begun);
             let charged_bytes: usize = messages().map(|message| message.charge_bytes).sum();
             assert_eq!(self.machine.charged_bytes(), charged_bytes);
@@ -83,6 +126,23 @@ impl World {
         }
         if let Some(stalled_since) = self.machine.stalled_since() {
             assert!(self.in_flight.is_some() && stalled_since <= self.now);
+        }
+    }
+
+    /// What anybody may know of the queue is so.
+    fn check_queue_state(&self) {
+        let state = self.machine.queue_state(self.now, &self.pools);
+        let over_mark_for = self.over_mark.then(|| self.now.saturating_since(self.over_since));
+        assert_eq!((state.queued_bytes, state.queued_messages as usize), (self.queued_bytes(), self.queued.len()));
+        assert_eq!(state.outstanding_bytes, self.begun_bytes());
+        assert_eq!((state.limit_bytes, state.limit_messages), (self.control.queue_bytes, self.control.queue_messages));
+        assert_eq!((state.dropped_messages, state.dropped_bytes), (self.dropped_messages, self.dropped_bytes));
+        if self.machine.is_open() {
+            assert_eq!(state.over_mark_for, over_mark_for);
+            assert_eq!(state.over_mark, self.over_before + over_mark_for.unwrap_or_default());
+            if !self.shutdown_called {
+                assert_eq!(state.refusing_for, self.refusing_since.map(|since| self.now.saturating_since(since)));
+            }
         }
     }
 
@@ -105,7 +165,7 @@ impl World {
             return;
         }
         let waits = self.machine.waits_for_memory();
-        let unhindered = !self.paused && !self.over_mark && !waits && !self.short;
+        let unhindered = !self.paused && !self.is_held_back() && !waits && !self.short;
         let undelivered = self.delivered < self.received;
         assert!(!(unhindered && undelivered), "data waits and nothing holds it");
         if !self.peer_finished {
@@ -116,7 +176,7 @@ impl World {
         if self.shutdown_called && !sendable {
             assert!(self.shutting || self.shut, "sending is over and the peer doesn't know");
         }
-        let room = !self.over_mark && !waits && self.has_room();
+        let room = !self.over_mark && !waits && !self.told_after_send && self.has_room();
         assert!(!(self.owes_writable && room && !self.shutdown_called), "room, and the handler doesn't know");
         assert!(!(self.shut && self.peer_shutdown_told), "both have finished and it lives on");
     }
@@ -200,6 +260,7 @@ impl World {
         assert_eq!(self.machine.charged_bytes(), 0);
         assert_eq!(self.pools.lease.charged(), 0, "send memory that nobody holds");
         assert_eq!(self.pools.messages_waiting(), 0);
+        assert_eq!((self.pools.flows.in_use(), self.pools.flows.refusing()), (0, 0), "noted for nobody");
         assert_eq!(self.pools.sends.in_flight(), self.others_sends, "a turn to send that nobody has");
         assert!(self.pools.sends.has_room() || self.others_sends > 0, "a turn was given and not taken");
         assert_eq!(self.pools.arena.free(), self.pools.arena.buffers() as usize, "a buffer is not home");

@@ -166,7 +166,7 @@ impl World {
     pub(super) fn wait(&mut self, duration: Duration) {
         // As an I/O thread does it: one timer, set when the machine asks for it and when it has fired.
         if self.machine.wants_rearming() {
-            self.armed = self.machine.next_look(self.now, &self.pools.flow);
+            self.armed = self.machine.next_look(self.now, &self.pools);
         }
         self.now = self.now + duration;
         let before = self.machine.reason;
@@ -224,8 +224,10 @@ impl World {
             }
             Step::Writable => {
                 assert!(self.owes_writable && !self.over_mark && self.has_room(), "nothing to say");
+                assert!(!self.told_after_send, "told at once of the room that it has made itself");
                 self.assert_served();
                 self.owes_writable = false;
+                self.refusing_since = None;
                 self.callback_writable();
             }
             Step::Send(gather) => {
@@ -234,14 +236,24 @@ impl World {
                 let offered = gather.slices().collect::<Vec<_>>().concat();
                 assert!(!offered.is_empty() && offered.len() <= Gather::SLICE_BYTES);
                 assert!(self.taken[self.on_wire..].starts_with(&offered), "not the next bytes of what was taken");
+                let waited = self.queued.len();
                 while self.begun.len() < gather.pieces() {
                     let message = self.queued.pop_front().expect("a message that was taken");
                     self.begun.push_back(message);
                 }
+                self.allowed.0 = self.allowed.0.min(self.queued_bytes().max(self.control.queue_bytes));
+                self.allowed.1 = self.allowed.1.min(self.queued.len().max(self.control.queue_messages as usize));
+                if self.queued.len() < waited {
+                    self.lower_mark();
+                    self.note_room();
+                }
                 assert_eq!(gather.remaining(), self.begun_bytes());
                 let last = self.begun.back().expect("a message").bytes;
-                assert!(self.begun.len() == 1 || self.begun_bytes() - last < self.slice_bytes());
+                // What joined under a wider window stays.
+                let is_wide = self.begun.len() > 1 && self.begun_bytes() - last >= self.slice_bytes();
+                assert!(!is_wide || self.flow_changed, "more than the window");
                 self.in_flight = Some(gather);
+                self.told_after_send = false;
                 self.offers_all = self.queued.is_empty();
                 if let Some(passed) = self.pace_held.take() {
                     self.paced = Time::ZERO + self.now.saturating_since(Time::ZERO + passed);

@@ -8,7 +8,7 @@ impl World {
     pub(super) fn deliver(&mut self, delivery: Delivery) {
         let Delivery { buffer, mut credit_bytes } = delivery;
         self.assert_served();
-        assert!(!self.paused && !self.over_mark, "data for a handler that is paused");
+        assert!(!self.paused && !self.is_held_back(), "data for a handler that is paused");
         assert!(!buffer.is_empty() && self.delivered + buffer.len() <= self.received);
         assert_eq!(&buffer[..], pattern(self.delivered, buffer.len()), "not the next bytes that were received");
         self.delivered += buffer.len();
@@ -99,6 +99,7 @@ impl World {
                     self.paused = false;
                     self.machine.resume_read();
                 }
+                Action::SetFlow(which) => self.set_flow(which),
             }
         }
     }
@@ -108,34 +109,79 @@ impl World {
         let content = payload.as_slice().to_vec();
         let held_bytes = payload.held_bytes();
         let charge_bytes = payload.charge_bytes() + MESSAGE_OVERHEAD_BYTES;
-        let flow = self.pools.flow.clone();
+        let control = self.control.clone();
         let (queued_bytes, queued_messages) = (self.queued_bytes(), self.queued.len() as u32);
         let sends = self.machine.is_open() && !self.shutdown_called;
-        let capacity_bytes = self.pools.lease.total() + flow.floor_bytes;
-        let too_large = held_bytes > flow.queue_bytes || charge_bytes > capacity_bytes;
-        let full = queued_bytes + held_bytes > flow.queue_bytes || queued_messages >= flow.queue_messages;
+        let capacity_bytes = self.pools.lease.total() + self.pools.flow.floor_bytes;
+        let too_large = held_bytes > control.queue_bytes || charge_bytes > capacity_bytes;
+        let full = queued_bytes + held_bytes > control.queue_bytes || queued_messages >= control.queue_messages;
+        let wanted_bytes = charge_bytes - charge_bytes.min(*credit_bytes);
+        let (payable, in_the_way) = (self.can_pay(wanted_bytes), self.in_the_way(held_bytes, wanted_bytes));
+        let decision = match control.overflow {
+            Overflow::DropOldest => Decision::DropOldest,
+            Overflow::DropNewest => Decision::DropNewest,
+            Overflow::Wait { .. } => Decision::Wait,
+            Overflow::Close => {
+                if full {
+                    Decision::Close
+                } else {
+                    Decision::Wait
+                }
+            }
+            // Whom nobody asks waits.
+            Overflow::Ask(_) => {
+                if full {
+                    decide(queued_bytes, content.len())
+                } else {
+                    Decision::Wait
+                }
+            }
+        };
         match self.machine.send(payload, credit_bytes, self.now, &mut self.pools) {
             Ok(sent) => {
                 assert!(sends, "taken after the end of sending");
-                if !content.is_empty() {
-                    assert!(!too_large && !full, "taken above the limits");
-                    self.taken.extend_from_slice(&content);
-                    let message = Message { bytes: content.len(), held_bytes, charge_bytes, copy_bytes };
-                    if self.in_flight.is_none() && self.queued.is_empty() && self.begun.is_empty() {
-                        self.account_wait();
-                    }
-                    if self.goes_out_next() {
-                        self.begun.push_back(message);
-                    } else {
-                        self.queued.push_back(message);
-                    }
-                    let over_bytes = self.queued_bytes() > flow.high_mark_bytes;
-                    if over_bytes || self.queued.len() as u32 > flow.high_mark_messages() {
-                        self.over_mark = true;
-                        self.owe_writable(0);
-                    }
+                if content.is_empty() {
+                    assert_eq!(sent, if self.over_mark { Sent::OverMark } else { Sent::Queued });
+                    return true;
                 }
-                assert_eq!(sent, if self.over_mark { Sent::OverMark } else { Sent::Queued });
+                assert!(!too_large, "taken although it can never fit");
+                match sent {
+                    Sent::DroppedNew => {
+                        let unfit = decision == Decision::DropNewest || in_the_way.is_none();
+                        assert!((full || !payable) && unfit, "dropped, and it would have fitted");
+                        assert!(matches!(decision, Decision::DropNewest | Decision::DropOldest));
+                        if full && decision == Decision::DropNewest {
+                            self.owe_writable(held_bytes);
+                        }
+                        self.note_dropped(content.len());
+                        return true;
+                    }
+                    Sent::EvictedOldest(count) => {
+                        assert_eq!(decision, Decision::DropOldest);
+                        assert_eq!(in_the_way, Some(count as usize), "not as many as must go");
+                        assert!(count > 0);
+                        (0..count).for_each(|_| self.evict());
+                    }
+                    _ => assert!(!full && payable, "taken above the limits"),
+                }
+                self.taken.extend_from_slice(&content);
+                let message = Message { bytes: content.len(), held_bytes, charge_bytes, copy_bytes };
+                if self.in_flight.is_none() && self.queued.is_empty() && self.begun.is_empty() {
+                    self.account_wait();
+                }
+                if self.goes_out_next() {
+                    self.begun.push_back(message);
+                } else {
+                    self.queued.push_back(message);
+                    self.rise_over_mark();
+                }
+                if let Sent::EvictedOldest(_) = sent {
+                    self.told_after_send = true;
+                    self.lower_mark();
+                    self.note_room();
+                } else {
+                    assert_eq!(sent, if self.over_mark { Sent::OverMark } else { Sent::Queued });
+                }
                 true
             }
             Err(Refused { payload, why }) => {
@@ -146,14 +192,22 @@ impl World {
                         assert!(sends && too_large && bytes > limit_bytes, "{why}");
                     }
                     Refusal::Full { .. } => {
-                        assert!(sends && !too_large && full, "{why}");
+                        assert!(sends && !too_large && full && decision == Decision::Wait, "{why}");
                         self.owe_writable(held_bytes);
+                        self.refusing_since.get_or_insert(self.now);
                     }
                     Refusal::NoMemory { wanted_bytes, free_bytes, total_bytes } => {
                         assert!(sends && !too_large && !full && wanted_bytes > free_bytes, "{why}");
+                        assert!(decision == Decision::Wait, "{why}");
                         assert!(wanted_bytes <= charge_bytes && total_bytes == self.pools.lease.total(), "{why}");
                         assert!(self.machine.waits_for_memory());
                         self.owe_writable(held_bytes);
+                    }
+                    Refusal::SlowConsumer { .. } => {
+                        assert!(sends && !too_large && full && decision == Decision::Close, "{why}");
+                        self.cause.get_or_insert(CloseReason::SlowConsumer);
+                        self.forget_queued();
+                        return false;
                     }
                 }
                 if self.insistent && sends && !too_large && self.refused.is_empty() {
@@ -162,6 +216,41 @@ impl World {
                 false
             }
         }
+    }
+
+    /// The oldest message that waits is dropped for another.
+    fn evict(&mut self) {
+        let message = self.queued.pop_front().expect("a message that waits");
+        // What has begun stays, so it is right behind that.
+        let begins = self.on_wire + self.begun_bytes();
+        self.taken.drain(begins..begins + message.bytes);
+        self.note_dropped(message.bytes);
+    }
+
+    fn note_dropped(&mut self, bytes: usize) {
+        self.dropped_messages += 1;
+        self.dropped_bytes += bytes as u64;
+    }
+
+    fn set_flow(&mut self, which: usize) {
+        let control = self.controls[which % self.controls.len()].clone();
+        self.machine.set_flow(control.clone(), self.now, &mut self.pools).expect("it fits together");
+        if !self.machine.is_open() {
+            return;
+        }
+        self.flow_changed = true;
+        self.told_after_send = !self.queued.is_empty() || self.in_flight.is_none() && !self.begun.is_empty();
+        self.allowed =
+            (self.queued_bytes().max(control.queue_bytes), self.queued.len().max(control.queue_messages as usize));
+        self.control = control;
+        if !self.over_mark {
+            self.rise_over_mark();
+        }
+        if !matches!(self.control.overflow, Overflow::Wait { .. } | Overflow::Ask(_)) {
+            self.refusing_since = None;
+        }
+        self.lower_mark();
+        self.note_room();
     }
 
     pub(super) fn owe_writable(&mut self, wanted_bytes: usize) {

@@ -15,7 +15,10 @@ use crate::engine::CloseMode;
 /// What the handler does, in a callback or between two.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
-    Send { kind: Kind, bytes: usize },
+    Send {
+        kind: Kind,
+        bytes: usize,
+    },
     SendHeld(usize),
     DropHeld(usize),
     Shutdown,
@@ -23,6 +26,8 @@ pub(super) enum Action {
     Abort,
     PauseRead,
     ResumeRead,
+    /// Other rules for the queue, of those that the world has.
+    SetFlow(usize),
 }
 
 /// What a message is made of.
@@ -133,6 +138,10 @@ pub(super) struct World {
     held: Vec<Held>,
     paused: bool,
     shutdown_called: bool,
+    /// The rules that the queue may have, and those that it has.
+    controls: Vec<FlowControl>,
+    control: FlowControl,
+    flow_changed: bool,
 
     // The account.
     /// All bytes of the messages that were taken.
@@ -143,8 +152,17 @@ pub(super) struct World {
     begun: VecDeque<Message>,
     /// How much of the first begun message is on the wire.
     on_wire_of_first: usize,
+    /// What may wait now, in bytes and messages: more than the limit only while that is from before the limit was lowered.
+    allowed: (usize, usize),
     over_mark: bool,
+    over_since: Time,
+    over_before: Duration,
+    refusing_since: Option<Time>,
+    dropped_messages: u64,
+    dropped_bytes: u64,
     owes_writable: bool,
+    /// The handler has made room itself, and is told after the next send has begun.
+    told_after_send: bool,
     wanted_bytes: usize,
     received: usize,
     delivered: usize,
@@ -180,11 +198,34 @@ fn pattern(offset: usize, bytes: usize) -> Vec<u8> {
 
 static STATIC_BYTES: [u8; 160 << 10] = [0xEE; 160 << 10];
 
+/// What the asking policy of the worlds does, by the bytes that wait and those of the message.
+pub(super) fn decide(queued_bytes: usize, bytes: usize) -> Decision {
+    match (queued_bytes + bytes) % 5 {
+        0 | 1 => Decision::DropOldest,
+        2 => Decision::DropNewest,
+        3 if bytes.is_multiple_of(8) => Decision::Close,
+        _ => Decision::Wait,
+    }
+}
+
 impl World {
-    pub(super) fn new(buffers: u32, reserve_bytes: usize, flow: Flow, script: Vec<Callback>, insistent: bool) -> Self {
+    /// `controls` are the rules that the queue may have, the first of them to begin with.
+    pub(super) fn new(
+        buffers: u32,
+        reserve_bytes: usize,
+        flow: Flow,
+        controls: Vec<FlowControl>,
+        script: Vec<Callback>,
+        insistent: bool,
+    ) -> Self {
+        let control = controls[0].clone();
         Self {
-            machine: Machine::new(Time::ZERO),
-            pools: pools(buffers, reserve_bytes, flow),
+            machine: Machine::new(Time::ZERO, 0),
+            pools: pools(buffers, reserve_bytes, flow, &control),
+            allowed: (control.queue_bytes, control.queue_messages as usize),
+            control,
+            controls,
+            flow_changed: false,
             now: Time::ZERO,
             receive: Receive::Off,
             in_flight: None,
@@ -205,7 +246,13 @@ impl World {
             begun: VecDeque::new(),
             on_wire_of_first: 0,
             over_mark: false,
+            over_since: Time::ZERO,
+            over_before: Duration::ZERO,
+            refusing_since: None,
+            dropped_messages: 0,
+            dropped_bytes: 0,
             owes_writable: false,
+            told_after_send: false,
             wanted_bytes: 0,
             received: 0,
             delivered: 0,

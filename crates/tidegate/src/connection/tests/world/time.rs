@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::connection::machine::Life;
+use crate::connection::marks::Mark;
 
 impl World {
     pub(super) fn is_over(&self) -> bool {
@@ -74,6 +75,20 @@ impl World {
         if !self.machine.is_open() {
             return due;
         }
+        // Who waits for a turn, or for the system to have memory, doesn't wait for its peer.
+        let wait_limit = match self.control.overflow {
+            Overflow::Wait { limit } => limit,
+            _ => None,
+        };
+        let refusing_since = self.refusing_since.filter(|_| !self.shutdown_called);
+        let clocks =
+            [(refusing_since, wait_limit), (self.over_mark.then_some(self.over_since), self.control.over_mark_limit)];
+        let is_late = clocks.into_iter().any(|(since, limit)| {
+            since.zip(limit).is_some_and(|(since, limit)| self.now.saturating_since(since) >= limit)
+        });
+        if is_late && self.pace_held.is_none() {
+            due.push(CloseReason::SlowConsumer);
+        }
         // Who waits for memory is silent because of the server.
         let excused = self.machine.waits_for_memory();
         if !self.spoke && !excused && flow.first_byte_timeout.is_some_and(|timeout| since(self.active) >= timeout) {
@@ -95,6 +110,14 @@ impl World {
     pub(super) fn account_look(&mut self) {
         if self.machine.waits_for_memory() || !self.is_idle() && self.spoke {
             self.active = self.now;
+        }
+        if self.pace_held.is_some() && self.machine.is_open() && self.machine.marks.has(Mark::QueueWatched) {
+            // ... and who waits for a turn has the whole time again.
+            if self.over_mark {
+                self.over_before += self.now.saturating_since(self.over_since);
+                self.over_since = self.now;
+            }
+            self.refusing_since = self.refusing_since.map(|_| self.now);
         }
     }
 

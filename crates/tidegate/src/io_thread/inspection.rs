@@ -1,4 +1,4 @@
-//! What tests and the simulation look at from outside.
+//! What tests and the simulation look at, from outside of the loop.
 
 use super::handlers::Timer;
 use super::{IoThread, Tally};
@@ -45,6 +45,16 @@ impl<E: Engine> IoThread<E> {
         self.in_line.len()
     }
 
+    /// What is noted of slow connections, and rules that connections have of their own.
+    pub(crate) fn flows_in_use(&self) -> usize {
+        self.pools.flows.in_use()
+    }
+
+    /// The most that any queue of this thread may ever have held, in bytes.
+    pub(crate) fn queue_bytes_limit(&self) -> usize {
+        self.pools.flows.queue_bytes_max()
+    }
+
     /// Arena buffers that are out.
     pub(crate) fn buffers_out(&self) -> u32 {
         self.pools.arena.outstanding()
@@ -55,6 +65,7 @@ impl<E: Engine> IoThread<E> {
         let is_stale = |timer: Timer| match timer {
             Timer::Machine(index) | Timer::Handler(index, _) => !self.slots.get(index).is_some_and(|slot| slot.in_use),
             Timer::SystemAgain(_) | Timer::Connect(_) | Timer::Reconnect(_) | Timer::AcceptAgain => false,
+            Timer::Producers | Timer::GroupHeld => false,
             Timer::HalfGrace | Timer::Grace => false,
         };
         self.context.wheel.values().filter(|&timer| is_stale(timer)).count()
