@@ -6,7 +6,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tidegate::{EngineChoice, MinProgress, Overflow};
+use tidegate::{EngineChoice, MinProgress, Network, Overflow};
 
 use crate::doctor::DoctorOptions;
 use crate::load::arguments::LoadOptions;
@@ -84,6 +84,15 @@ pub(crate) struct ServeOptions {
     /// Connections at once from one IPv4 address or one IPv6 /64; more are refused [default: no limit]
     #[arg(long, value_name = "N")]
     pub max_connections_per_ip: Option<NonZeroU32>,
+
+    /// Let only addresses of this network connect, such as 10.0.0.0/8, 2001:db8::/32 or one address; others are refused. The
+    /// longest network that has the address decides. May be given several times
+    #[arg(long, value_name = "CIDR")]
+    pub allow: Vec<Network>,
+
+    /// Refuse addresses of this network; it wins over the same one in --allow. May be given several times
+    #[arg(long, value_name = "CIDR")]
+    pub deny: Vec<Network>,
 
     /// Connections accepted a second, over all listeners; more wait in the backlog [default: no limit]
     #[arg(long, value_name = "N")]

@@ -111,6 +111,17 @@ fn one_address_gets_no_more_connections_than_it_may_have() {
     assert!(ended.stdout.contains("\"refused\":{\"per_ip\":"), "{}", ended.stdout);
 }
 
+#[test]
+fn networks_that_may_connect_are_told_by_allow_and_deny() {
+    let server = serve(&["echo", "--allow", "127.0.0.0/8", "--deny", "127.0.0.0/9"]);
+    assert_end_or_reset(&server.connect());
+    let ended = server.drained();
+    assert!(ended.stdout.contains("\"denied\":1"), "{}", ended.stdout);
+    let server = serve(&["echo", "--allow", "127.0.0.1"]);
+    assert_echoed(&server.connect(), b"allowed");
+    server.drained();
+}
+
 fn is_served(server: &common::Program) -> bool {
     let mut stream = server.connect();
     let mut answer = [0; 2];

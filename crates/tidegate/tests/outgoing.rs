@@ -127,10 +127,10 @@ impl Driver for Asking {
         let at_once = 1 + peer.random_below(8) as usize;
         for _ in 0..at_once.min(self.targets.len()) {
             let Some(target) = self.targets.pop() else { break };
-            match self.connector.connect(target) {
+            match self.connector.connect(target.clone()) {
                 Ok(()) => {}
                 Err(refused) if matches!(refused.reason, ConnectRefusal::QueueFull { .. }) => {
-                    assert_eq!(refused.target, target);
+                    assert_eq!(*refused.target, target);
                     self.targets.push(target);
                     break;
                 }

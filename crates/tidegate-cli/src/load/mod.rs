@@ -226,7 +226,7 @@ impl Conductor<'_> {
                 return false;
             }
             self.board.attempted();
-            if connector.connect(target).is_ok() {
+            if connector.connect(target.clone()).is_ok() {
                 return true;
             }
             // The queue of the thread is full: it begins some each turn.

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tidegate::{BindError, Bound, Group, GroupStats, Limits, Listener, Machine, Report, Server, ServerBuilder};
+use tidegate::{
+    AccessList, BindError, Bound, Group, GroupStats, Limits, Listener, Machine, Report, Server, ServerBuilder,
+};
 use tracing_subscriber::filter::LevelFilter;
 
 use self::chargen::Chargen;
@@ -58,7 +60,8 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
         (builder, group) = (with_group, Some(made));
     }
     for &address in &options.listen {
-        builder = listen(builder, options.service, Listener::tcp(address), &draining, group.as_ref());
+        let listener = Listener::tcp(address).access(access(options));
+        builder = listen(builder, options.service, listener, &draining, group.as_ref());
     }
     builder = match options.memory {
         Some(Size { bytes }) => builder.memory(bytes),
@@ -124,6 +127,12 @@ fn limits(options: &ServeOptions) -> Result<Limits, Failure> {
     };
     limits.check().map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(limits)
+}
+
+/// Who may connect, as the options say.
+fn access(options: &ServeOptions) -> AccessList {
+    let list = options.allow.iter().fold(AccessList::new(), |list, &network| list.allow(network));
+    options.deny.iter().fold(list, |list, &network| list.deny(network))
 }
 
 /// The size of a ticker's messages; options that are the ticker's are refused for others.

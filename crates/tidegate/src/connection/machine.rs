@@ -435,13 +435,13 @@ impl Machine {
         if self.inbox.is_empty()
             && self.marks.has(Mark::PeerFinished)
             && !self.marks.has(Mark::PeerFinishTold)
-            && !self.marks.has(Mark::PausedByHandler)
+            && !self.marks.has_any(Self::AWAITED)
         {
             self.marks.set(Mark::PeerFinishTold, true);
             return Some(Step::PeerShutdown);
         }
         if self.marks.has(Mark::OwesWritable) && !self.marks.has_any(Self::UNTOLD) && self.has_room_for_wanted(pools) {
-            self.marks.set(Mark::OwesWritable, false);
+            self.marks.clear(Marks::of(&[Mark::OwesWritable, Mark::OffloadRefused]));
             self.stop_refusing(pools);
             if !self.marks.has(Mark::ShutdownWanted) {
                 return Some(Step::Writable);
@@ -482,13 +482,13 @@ impl Machine {
         self.life == Life::Open
     }
 
-    /// Whether nothing is queued, in flight or received and undelivered.
+    /// Whether nothing is queued, in flight, being worked on or received and undelivered.
     pub(crate) fn is_idle(&self) -> bool {
         self.life == Life::Open
             && self.queue.is_empty()
             && self.inbox.is_empty()
             && self.unsent.is_none()
-            && !self.marks.has(Mark::Sending)
+            && !self.marks.has_any(Self::BUSY)
     }
 
     /// Whether there is certainly no next step: open, nothing to send, nothing owed, nothing kept, receiving.
@@ -516,6 +516,9 @@ impl Machine {
         Mark::ShutdownWanted,
         Mark::SystemShort,
         Mark::Rearm,
+        Mark::OffloadFull,
+        Mark::OffloadRefused,
+        Mark::WaitsToOffload,
     ]);
 
     /// What a half-close looks at: that it is wanted, not told yet, and nothing is in flight before it.
@@ -525,7 +528,22 @@ impl Machine {
     const UNTOLD: Marks = Marks::of(&[Mark::AboveHigh, Mark::WaitsForMemory, Mark::ToldAfterSend]);
 
     /// What keeps a connection from being read.
-    const UNREAD: Marks = Marks::of(&[Mark::PausedByHandler, Mark::QueueHigh, Mark::WaitsForMemory, Mark::SystemShort]);
+    const UNREAD: Marks = Marks::of(&[
+        Mark::PausedByHandler,
+        Mark::QueueHigh,
+        Mark::WaitsForMemory,
+        Mark::SystemShort,
+        Mark::OffloadFull,
+        Mark::OffloadRefused,
+        Mark::WaitsToOffload,
+    ]);
+
+    /// What keeps a connection from being idle.
+    const BUSY: Marks = Marks::of(&[Mark::Sending, Mark::Offloading, Mark::OffloadRefused, Mark::WaitsToOffload]);
+
+    /// What the peer's end waits for: the handler may have answers to give.
+    const AWAITED: Marks =
+        Marks::of(&[Mark::PausedByHandler, Mark::Offloading, Mark::OffloadRefused, Mark::WaitsToOffload]);
 
     /// Whether it waits in line for send memory.
     pub(crate) fn waits_for_memory(&self) -> bool {

@@ -50,6 +50,14 @@ pub(super) enum Mark {
     ShortageBegins,
     /// The handler doesn't care about sends that have ended.
     SendsUntold,
+    /// Jobs of the handler are outstanding.
+    Offloading,
+    /// As many as may be.
+    OffloadFull,
+    /// One more was refused, and the handler has not been told yet that there is room.
+    OffloadRefused,
+    /// Waits in line to offload a job.
+    WaitsToOffload,
     /// The queue passed its high mark and has not come down to the low one.
     AboveHigh,
     /// A message was refused because the queue was full, and the handler was not told since that there is room.

@@ -9,6 +9,7 @@ mod machine;
 mod marks;
 mod messages;
 mod neglect;
+mod offload;
 mod overflow;
 mod pace;
 mod published;

@@ -17,7 +17,14 @@ impl Machine {
 
     /// What was to be done and has not been, when there is nothing left to do for this connection until something happens.
     pub(crate) fn neglected(&self, pools: &Pools) -> Option<&'static str> {
-        const HELD: Marks = Marks::of(&[Mark::PausedByHandler, Mark::WaitsForMemory, Mark::SystemShort]);
+        const HELD: Marks = Marks::of(&[
+            Mark::PausedByHandler,
+            Mark::WaitsForMemory,
+            Mark::SystemShort,
+            Mark::OffloadFull,
+            Mark::OffloadRefused,
+            Mark::WaitsToOffload,
+        ]);
         if self.life != Life::Open {
             return None;
         }
@@ -39,7 +46,7 @@ impl Machine {
         }
         let may_read = !self.marks.has_any(HELD) && (is_low || rules.reads_on);
         if may_read && self.inbox.is_empty() && !self.marks.has_any(Marks::of(&[Mark::Receiving, Mark::PeerFinished])) {
-            return Some("is not read, and neither its handler nor its queue nor memory is in the way");
+            return Some("is not read, and neither its handler nor its queue nor memory nor a job is in the way");
         }
         None
     }

@@ -219,7 +219,8 @@ impl Machine {
 /// The timer.
 impl Machine {
     /// What the I/O thread has to look at after the last step.
-    const WANTS: Marks = Marks::of(&[Mark::Rearm, Mark::WaitsForMemory, Mark::WaitsToSend, Mark::SystemShort]);
+    const WANTS: Marks =
+        Marks::of(&[Mark::Rearm, Mark::WaitsForMemory, Mark::WaitsToSend, Mark::SystemShort, Mark::Offloading]);
 
     /// Whether the I/O thread has to see to anything besides the steps: the timer, a line, a shortage.
     #[inline(always)]

@@ -50,11 +50,13 @@ pub enum CloseReason {
     /// The peer took what was sent to it so slowly that its queue was full and the policy was to close, or stayed without room, or over
     /// its mark, for longer than it may ([`FlowControl`](crate::FlowControl)); reset.
     SlowConsumer,
+    /// A job that the handler had [offloaded](crate::Connection::offload) panicked; reset.
+    OffloadPanicked,
 }
 
 impl CloseReason {
     /// How many names there are.
-    pub(crate) const COUNT: usize = 18;
+    pub(crate) const COUNT: usize = 19;
 
     /// A short fixed name, for counters and logs.
     pub const fn name(&self) -> &'static str {
@@ -81,6 +83,7 @@ impl CloseReason {
         "receive_too_slow",
         "system_memory",
         "slow_consumer",
+        "offload_panicked",
     ];
 
     /// A number below [`COUNT`](Self::COUNT), for counters.
@@ -104,6 +107,7 @@ impl CloseReason {
             Self::ReceiveTooSlow => 15,
             Self::SystemMemory => 16,
             Self::SlowConsumer => 17,
+            Self::OffloadPanicked => 18,
         }
     }
 

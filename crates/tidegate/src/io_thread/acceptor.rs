@@ -1,5 +1,6 @@
 //! The acceptor: one role, on the first I/O thread, that decides about every new connection of the server.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Tally;
+use super::access::AccessList;
+use super::limiter::Seat;
 use super::per_address::{PerAddress, Ticket};
 use super::shared::{HANDOVER_CONNECTIONS, Handover, Held, NewConnection, ServerShared};
 use super::token_bucket::TokenBucket;
@@ -36,12 +39,16 @@ pub enum RefusedBecause {
     /// It was in line for one of the [`active_connections`](crate::Limits::active_connections) when the server was aborted
     /// or the grace of draining was over.
     Unserved,
+    /// The listener's [`AccessList`](crate::AccessList) does not allow its address.
+    Denied,
+    /// The listener's [`ConnectionLimiter`](crate::ConnectionLimiter) was full, and [`WhenFull::Refuse`] was asked for or the server drained.
+    Limiter,
 }
 
 impl RefusedBecause {
-    pub(crate) const COUNT: usize = 3;
+    pub(crate) const COUNT: usize = 5;
     /// The names, by number.
-    pub(crate) const NAMES: [&str; Self::COUNT] = ["full", "per_ip", "unserved"];
+    pub(crate) const NAMES: [&str; Self::COUNT] = ["full", "per_ip", "unserved", "denied", "limiter"];
 
     pub(crate) fn number(self) -> usize {
         self as usize
@@ -66,6 +73,8 @@ pub(crate) struct Accepting {
     pub when_full: WhenFull,
     /// What each listener tells those that it turns away.
     pub busy_answers: Vec<Bytes>,
+    /// Who may connect to each listener.
+    pub access: Vec<AccessList>,
 }
 
 /// Decides how many connections may be taken and which thread gets them.
@@ -80,6 +89,8 @@ pub(crate) struct Acceptor<S> {
     handovers: Vec<Handover<S>>,
     /// Connections that found the way to their thread full.
     held: Held<S>,
+    /// Connections that were taken and found their listener's limiter full, with the listener.
+    parked: VecDeque<(usize, S, SocketAddr)>,
     config: Accepting,
     /// The most credit of one listener. Where others need places too, outgoing connections or another listener, credit takes an eighth of
     /// them at most, or one for each listener: what an idle listener holds is lost for a busy one.
@@ -100,6 +111,10 @@ struct Listening {
     id: ListenerId,
     /// Connections that the engine may still take.
     credit: u32,
+    /// Its place at the limiter that it shares with others.
+    seat: Option<Seat>,
+    /// Connections of this listener that are parked.
+    parked: u32,
 }
 
 /// An episode in which the system lacks descriptors or memory for accepting.
@@ -122,6 +137,9 @@ const CREDIT_MAX: u32 = 64;
 /// descriptor until it is closed, so this is part of what a program keeps in reserve (64 in `tidegate`).
 const REFUSALS_AT_ONCE: u32 = 16;
 
+/// The most credit of a listener that shares a limiter: as many connections as it may have taken and can't serve when the limiter is full.
+const LIMITED_CREDIT_MAX: u32 = 8;
+
 /// The first pause after the system ran out of descriptors or memory; doubled each time, up to the last.
 const BACK_OFF_FIRST: Duration = Duration::from_millis(10);
 const BACK_OFF_LAST: Duration = Duration::from_secs(1);
@@ -134,7 +152,7 @@ impl<S> Acceptor<S> {
     /// For these listeners of the first engine, in the order of the server's listeners.
     pub(crate) fn new(
         shared: Arc<ServerShared>,
-        listeners: Vec<ListenerId>,
+        listeners: Vec<(ListenerId, Option<Seat>)>,
         handovers: Vec<Handover<S>>,
         config: Accepting,
         has_clients: bool,
@@ -146,9 +164,10 @@ impl<S> Acceptor<S> {
         let credit_max = if is_shared { CREDIT_MAX.min(share).max(1) } else { CREDIT_MAX };
         Self {
             shared,
-            listeners: listeners.into_iter().map(|id| Listening { id, credit: 0 }).collect(),
+            listeners: listeners.into_iter().map(|(id, seat)| Listening { id, credit: 0, seat, parked: 0 }).collect(),
             handovers,
             held: Held::new(),
+            parked: VecDeque::new(),
             per_address: config.per_ip.map(|limit| PerAddress::new(limit, config.connections_max)),
             bucket: config.per_second.map(|per_second| TokenBucket::new(per_second, now)),
             config,
@@ -223,7 +242,7 @@ impl<S> Acceptor<S> {
         // keep the last one for ever. So each further listener may add one to a burst.
         let mut given_out = outstanding;
         for listening in &mut self.listeners {
-            if listening.credit > 0 || free == 0 || tokens <= 0 {
+            if listening.credit > 0 || listening.parked > 0 || free == 0 || tokens <= 0 {
                 continue;
             }
             if self.shared.take_places(1, capacity) == 0 {
@@ -238,7 +257,8 @@ impl<S> Acceptor<S> {
         // Then all, in turn; but where the system lacks something, one at a time is enough to find out how things stand.
         if self.trouble.is_none() {
             let mut tokens = u32::try_from(tokens.saturating_sub(i64::from(given_out)).max(0)).unwrap_or(u32::MAX);
-            for listening in &mut self.listeners {
+            for listening in self.listeners.iter_mut().filter(|listening| listening.parked == 0) {
+                let most = if listening.seat.is_some() { most.min(LIMITED_CREDIT_MAX) } else { most };
                 let wanted = most - listening.credit.min(most);
                 // Topping up by a few at a time would only make work.
                 let asked = if wanted < most.div_ceil(2) { 0 } else { wanted.min(free).min(tokens) };
@@ -290,19 +310,68 @@ impl<S> Acceptor<S> {
             trouble.well_since = trouble.well_since.or(Some(engine.now()));
             self.look_anew = true;
         }
-        let ticket = match self.admit(peer) {
-            Ok(ticket) => ticket,
-            Err(because) => {
-                tracing::debug!(%peer, because = because.name(), "a connection is refused");
-                self.give_place_back();
-                tally.refused[because.number()] += 1;
-                // The acceptor is a role of the first thread.
-                self.shared.threads[0].stats.publish_refused(because, tally.refused[because.number()]);
-                engine.refuse(stream, &self.config.busy_answers[listener]);
-                return None;
+        match self.admit(listener, peer) {
+            Ok(Some(ticket)) => self.send_to_thread(NewConnection { stream, peer, listener, ticket }),
+            Ok(None) => {
+                self.listeners[listener].parked += 1;
+                self.parked.push_back((listener, stream, peer));
+                None
             }
-        };
-        let connection = NewConnection { stream, peer, listener, ticket };
+            Err(because) => {
+                self.refuse(engine, tally, (listener, stream, peer), because);
+                None
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refuse<E: Engine<Stream = S>>(
+        &self,
+        engine: &mut E,
+        tally: &mut Tally,
+        (listener, stream, peer): (usize, S, SocketAddr),
+        because: RefusedBecause,
+    ) {
+        tracing::debug!(%peer, because = because.name(), "a connection is refused");
+        self.give_place_back();
+        tally.refused[because.number()] += 1;
+        // The acceptor is a role of the first thread.
+        self.shared.threads[0].stats.publish_refused(because, tally.refused[because.number()]);
+        engine.refuse(stream, &self.config.busy_answers[listener]);
+    }
+
+    /// Sends parked connections on as far as their limiters have room now, first come first served at each; refuses them when the server
+    /// drains.
+    pub(crate) fn unpark<E: Engine<Stream = S>>(&mut self, engine: &mut E, tally: &mut Tally) {
+        if !self.parked.is_empty() {
+            self.unpark_some(engine, tally);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unpark_some<E: Engine<Stream = S>>(&mut self, engine: &mut E, tally: &mut Tally) {
+        for (listener, stream, peer) in std::mem::take(&mut self.parked) {
+            match self.admit(listener, peer) {
+                Ok(Some(ticket)) => {
+                    self.listeners[listener].parked -= 1;
+                    if let Some(own) = self.send_to_thread(NewConnection { stream, peer, listener, ticket }) {
+                        self.hand_over(0, own);
+                    }
+                }
+                Ok(None) => self.parked.push_back((listener, stream, peer)),
+                Err(because) => {
+                    self.listeners[listener].parked -= 1;
+                    self.refuse(engine, tally, (listener, stream, peer), because);
+                }
+            }
+        }
+        self.stop_if_done();
+    }
+
+    /// The connection, if it is for the acceptor's own thread.
+    fn send_to_thread(&mut self, connection: NewConnection<S>) -> Option<NewConnection<S>> {
         let loads = self.shared.threads.iter().map(|thread| thread.connections.load(Ordering::Relaxed));
         let thread = loads.enumerate().min_by_key(|&(number, load)| (load, number)).map_or(0, |(number, _)| number);
         self.shared.threads[thread].connections.fetch_add(1, Ordering::SeqCst);
@@ -320,15 +389,35 @@ impl<S> Acceptor<S> {
         }
     }
 
-    /// Whether one more connection may be, and from there.
-    fn admit(&mut self, peer: SocketAddr) -> Result<Ticket, RefusedBecause> {
+    /// Whether one more connection may be, and from there. `None`: not now, but it may wait.
+    fn admit(&mut self, listener: usize, peer: SocketAddr) -> Result<Option<Ticket>, RefusedBecause> {
+        if !self.config.access[listener].allows(peer.ip()) {
+            return Err(RefusedBecause::Denied);
+        }
         if self.config.when_full == WhenFull::Refuse && self.shared.connections() >= self.config.connections_max {
             return Err(RefusedBecause::Full);
         }
-        match &mut self.per_address {
-            None => Ok(Ticket::NONE),
-            Some(table) => table.admit(peer.ip(), &self.shared.returned_tickets).ok_or(RefusedBecause::PerIp),
+        let listening = &self.listeners[listener];
+        if let Some(seat) = &listening.seat
+            && !seat.limiter.take()
+        {
+            if self.config.when_full == WhenFull::Refuse || self.closing {
+                return Err(RefusedBecause::Limiter);
+            }
+            // Say so first and look again: a place given back in between is seen by one of the two.
+            seat.wait();
+            if !seat.limiter.take() {
+                return Ok(None);
+            }
         }
+        let ticket = match &mut self.per_address {
+            None => Some(Ticket::NONE),
+            Some(table) => table.admit(peer.ip(), &self.shared.returned_tickets),
+        };
+        if let (None, Some(seat)) = (ticket, &listening.seat) {
+            seat.limiter.give_back();
+        }
+        ticket.map(Some).ok_or(RefusedBecause::PerIp)
     }
 
     /// An accept failed.
@@ -412,7 +501,8 @@ impl<S> Acceptor<S> {
     }
 
     fn stop_if_done(&mut self) {
-        if self.closing && self.open_listeners == 0 && self.held.is_empty() && self.shared.is_accepting() {
+        let holds_none = self.held.is_empty() && self.parked.is_empty();
+        if self.closing && self.open_listeners == 0 && holds_none && self.shared.is_accepting() {
             self.shared.stop_accepting();
         }
     }

@@ -11,12 +11,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 
 use super::handlers::{Arrival, Timer};
-use super::shared::{ConnectionKey, Phase};
+use super::maintaining::{Attempts, Ended, Keeping};
+use super::shared::Phase;
 use super::timers::TimerKey;
-use super::{IoThread, swallow};
+use super::{IoThread, give_back, swallow};
 use crate::engine::{CloseMode, Engine, SocketId};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -24,8 +26,8 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 /// Requests that one turn takes from the queue, so that a flood of them leaves room for I/O.
 const CONNECTS_PER_TURN: usize = 256;
 
-/// Where to connect to, and from where.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Where to connect to, from where, and what to say first.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     /// The address to connect to.
     pub address: SocketAddr,
@@ -38,12 +40,14 @@ pub struct Target {
     pub tag: u64,
     /// Which I/O thread the connection shall live on, from 0; by default the one with the fewest connections.
     pub io_thread: Option<usize>,
+    /// What is sent as soon as the connection is established, before anything that its handler sends. Nothing by default.
+    pub first_data: Bytes,
 }
 
 impl Target {
     /// A connection to `address`.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, source: None, tag: 0, io_thread: None }
+        Self { address, source: None, tag: 0, io_thread: None, first_data: Bytes::new() }
     }
 
     /// From this address of the machine, with a port that the system chooses.
@@ -55,6 +59,20 @@ impl Target {
     /// With this tag.
     pub fn tag(mut self, tag: u64) -> Self {
         self.tag = tag;
+        self
+    }
+
+    /// With this as the first that is sent, at most [`Limits::send_queue_bytes`](crate::Limits). It is charged to send memory like any
+    /// message when the connection is established; when there is none for it then, the connection ends as
+    /// [`MemoryPressure`](crate::CloseReason::MemoryPressure). Until then it is the caller's.
+    ///
+    /// ```
+    /// # use tidegate::Target;
+    /// let target = Target::new("127.0.0.1:7007".parse()?).first_data(&b"HELLO 1\n"[..]);
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    pub fn first_data(mut self, data: impl Into<Bytes>) -> Self {
+        self.first_data = data.into();
         self
     }
 
@@ -116,6 +134,17 @@ pub enum ConnectError {
         /// [`Limits::max_connections`](crate::Limits::max_connections).
         limit: u32,
     },
+    /// The client's [`ConnectionLimiter`](crate::ConnectionLimiter) counts as many connections as it may.
+    #[error(
+        "the client's limiter has {limit} connections, as many as it may: connect again when one has ended, or raise its limit"
+    )]
+    LimiterFull {
+        /// [`ConnectionLimiter::most`](crate::ConnectionLimiter::most).
+        limit: u32,
+    },
+    /// The connection was [maintained](crate::Connector::maintain), and that was cancelled before it was established.
+    #[error("cancelled")]
+    Cancelled,
     /// The server was told to drain or to abort before the connection was established.
     #[error("the server is draining: it makes no more connections")]
     Draining,
@@ -156,12 +185,14 @@ fn connect_advice(kind: io::ErrorKind, os_error: Option<i32>) -> &'static str {
 }
 
 /// A request on its way to its I/O thread.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ConnectRequest {
     /// What is wanted.
     pub target: Target,
     /// Which kind of outgoing connections, in the order of their description.
     pub client: usize,
+    /// If it is to be made again whenever it has ended: how that goes so far.
+    pub maintained: Option<Box<Attempts>>,
 }
 
 /// Requests on their way to one I/O thread. Bounded: a full one refuses. Closed when the server drains, so that no request is
@@ -250,6 +281,8 @@ pub(super) struct Connecting {
     /// The number of the first kind's handler table: they come behind those of the listeners.
     first_table: usize,
     sockets: BTreeMap<u32, Attempt>,
+    /// The connections that are maintained.
+    pub(super) keeping: Keeping,
 }
 
 /// What a connection takes while it is connecting, in bytes: its attempt, its timer, and their share of the tree's nodes.
@@ -269,7 +302,7 @@ struct Attempt {
 
 impl Connecting {
     pub(super) fn new(kinds: Vec<Outgoing>, first_table: usize) -> Self {
-        Self { kinds, first_table, sockets: BTreeMap::new() }
+        Self { kinds, first_table, sockets: BTreeMap::new(), keeping: Keeping::default() }
     }
 
     /// How many sockets are connecting.
@@ -297,18 +330,45 @@ impl<E: Engine> IoThread<E> {
         let shared = Arc::clone(&self.context.shared);
         for _ in 0..CONNECTS_PER_TURN {
             let Some(request) = shared.connects.pop() else { return };
-            match self.begin_connect(request) {
-                Ok(()) => {}
-                Err(error) => self.connect_failed(request, error),
-            }
+            self.try_connect(request);
         }
         self.more_to_do = true;
     }
 
-    fn begin_connect(&mut self, request: ConnectRequest) -> Result<(), ConnectError> {
+    /// Begins to connect, or says that it failed.
+    pub(super) fn try_connect(&mut self, request: ConnectRequest) {
+        match self.begin_connect(&request) {
+            Ok(socket) => {
+                let deadline = self.context.now + self.connecting.kinds[request.client].connect_timeout;
+                let timer = Some(self.context.wheel.insert(deadline, Timer::Connect(socket.index)));
+                let attempt = Attempt { generation: socket.generation, request, timer, failure: None };
+                self.connecting.sockets.insert(socket.index, attempt);
+            }
+            Err(error) => self.connect_failed(request, error),
+        }
+    }
+
+    fn begin_connect(&mut self, request: &ConnectRequest) -> Result<SocketId, ConnectError> {
+        if request.maintained.as_ref().is_some_and(|attempts| attempts.is_cancelled()) {
+            return Err(ConnectError::Cancelled);
+        }
         if self.phase != Phase::Running {
             return Err(ConnectError::Draining);
         }
+        let table = self.connecting.first_table + request.client;
+        if let Some(limiter) = &self.limiters[table]
+            && !limiter.take()
+        {
+            return Err(ConnectError::LimiterFull { limit: limiter.most() });
+        }
+        let begun = self.begin_counted_connect(request);
+        if begun.is_err() {
+            give_back(&self.limiters[table]);
+        }
+        begun
+    }
+
+    fn begin_counted_connect(&mut self, request: &ConnectRequest) -> Result<SocketId, ConnectError> {
         let limit = self.connections_max;
         let at_limit = |connections: u32| ConnectError::LimitReached {
             connections,
@@ -328,12 +388,7 @@ impl<E: Engine> IoThread<E> {
             self.shared.outgoing_released(self.context.thread);
             return Err(at_limit(self.shared.connections()));
         };
-        let key = ConnectionKey { slot: socket.index, generation: socket.generation };
-        let deadline = self.context.now + self.connecting.kinds[request.client].connect_timeout;
-        let timer = Some(self.context.wheel.insert(deadline, Timer::Connect(key.slot)));
-        let attempt = Attempt { generation: socket.generation, request, timer, failure: None };
-        self.connecting.sockets.insert(socket.index, attempt);
-        Ok(())
+        Ok(socket)
     }
 
     /// A connect has ended.
@@ -350,11 +405,12 @@ impl<E: Engine> IoThread<E> {
         }
         match result {
             Ok(local) => {
-                let request = attempt.request;
-                if let Some(timer) = attempt.timer.take() {
+                let Some(Attempt { request, timer, .. }) = self.connecting.sockets.remove(&socket.index) else {
+                    return;
+                };
+                if let Some(timer) = timer {
                     self.context.wheel.cancel(timer);
                 }
-                self.connecting.sockets.remove(&socket.index);
                 self.tally.connected += 1;
                 let connected = Connected {
                     peer: request.target.address,
@@ -363,7 +419,9 @@ impl<E: Engine> IoThread<E> {
                     tag: request.target.tag,
                 };
                 let table = self.connecting.first_table + request.client;
-                self.establish(socket, table, &Arrival::Connected(&connected));
+                let first_data = request.target.first_data.clone();
+                self.keep(socket, request);
+                self.establish(socket, table, &Arrival::Connected(&connected), first_data);
             }
             Err(error) => self.give_up(socket, ConnectError::from_error(&error)),
         }
@@ -384,6 +442,7 @@ impl<E: Engine> IoThread<E> {
     /// Gives up all connects, once, and from now on takes no more: the server drains.
     pub(super) fn cancel_connects(&mut self) {
         self.context.shared.connects.close();
+        self.stop_reconnecting();
         let all: Vec<SocketId> = self
             .connecting
             .sockets
@@ -392,6 +451,21 @@ impl<E: Engine> IoThread<E> {
             .collect();
         for socket in all {
             self.give_up(socket, ConnectError::Draining);
+        }
+    }
+
+    /// Gives up connects that were cancelled.
+    pub(super) fn give_up_cancelled(&mut self) {
+        let cancelled = |attempt: &Attempt| attempt.request.maintained.as_ref().is_some_and(|one| one.is_cancelled());
+        let all: Vec<SocketId> = self
+            .connecting
+            .sockets
+            .iter()
+            .filter(|(_, attempt)| cancelled(attempt))
+            .map(|(&index, attempt)| SocketId { index, generation: attempt.generation })
+            .collect();
+        for socket in all {
+            self.give_up(socket, ConnectError::Cancelled);
         }
     }
 
@@ -423,6 +497,7 @@ impl<E: Engine> IoThread<E> {
         if let Some(Attempt { request, failure: Some(error), .. }) = self.connecting.sockets.remove(&socket.index) {
             // The place is free before anybody is told, who may want to use it for the next try.
             self.shared.outgoing_released(self.context.thread);
+            give_back(&self.limiters[self.connecting.first_table + request.client]);
             self.connect_failed(request, error);
         }
         true
@@ -430,13 +505,16 @@ impl<E: Engine> IoThread<E> {
 
     fn connect_failed(&mut self, request: ConnectRequest, error: ConnectError) {
         self.tally.connects_failed += 1;
-        let Target { address, tag, .. } = request.target;
+        let (address, tag) = (request.target.address, request.target.tag);
         tracing::debug!(%address, tag, %error, "a connect has failed");
         if let Some(on_failed) = &self.connecting.kinds[request.client].on_failed {
             let failed = ConnectFailed { address, tag, io_thread: self.context.thread, error };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_failed(&failed))) {
                 swallow(panic, "Client::on_failed panicked");
             }
+        }
+        if request.maintained.is_some() {
+            self.try_again_later(request, Ended::Failed(error));
         }
     }
 
@@ -460,7 +538,7 @@ mod loom_tests {
                 let queue = Arc::clone(&queue);
                 thread::spawn(move || {
                     let target = Target::new(SocketAddr::from(([127, 0, 0, 1], 1)));
-                    queue.push(ConnectRequest { target, client: 0 }).is_ok()
+                    queue.push(ConnectRequest { target, client: 0, maintained: None }).is_ok()
                 })
             };
             queue.close();

@@ -1,5 +1,6 @@
 //! How the loop calls handlers without knowing their types.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use super::connecting::Connected;
 use super::groups::Groups;
 use super::groups::JoinRefusal;
+use super::offload::Offloading;
 use super::shared::{ConnectionKey, Request, ServerShared, ThreadShared};
 use super::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Machine, Pools, Refused, Sent};
@@ -49,6 +51,8 @@ pub(crate) trait Handlers {
     fn on_timer(&mut self, key: u32, view: View<'_>, timer: u8);
     /// Hands the message that [`next_message`](Self::next_message) took to its connection.
     fn on_message(&mut self, key: u32, view: View<'_>);
+    /// Hands the result of a job, an `Option` of a message, to its connection as a message.
+    fn on_result(&mut self, key: u32, view: View<'_>, result: &mut dyn Any);
     /// Takes the handler out and says goodbye to it.
     fn on_close(&mut self, key: u32, reason: &CloseReason);
     /// Takes the handler out and drops it.
@@ -72,6 +76,8 @@ pub(crate) enum Timer {
     Handler(u32, u8),
     /// A connect has taken as long as it may.
     Connect(u32),
+    /// A connection that is maintained is made again.
+    Reconnect(u32),
     /// The thread looks for who holds up producers.
     Producers,
     /// The acceptor tries again.
@@ -100,6 +106,8 @@ pub(crate) struct Context {
     pub groups: Groups,
     /// The state of the random numbers, seeded by the engine.
     pub random: u64,
+    /// The jobs of its connections.
+    pub offloading: Offloading,
     /// This thread, as others see it.
     pub shared: Arc<ThreadShared>,
     /// Which I/O thread this is.

@@ -30,6 +30,11 @@ impl<E: Engine> IoThread<E> {
         self.pressure.says_short()
     }
 
+    /// Offloaded jobs of this thread that are outstanding, and the most there may be.
+    pub(crate) fn offloads_outstanding(&self) -> (u32, u32) {
+        self.context.offloading.outstanding()
+    }
+
     /// Connections of this thread, those that are connecting included.
     pub(crate) fn connections(&self) -> u32 {
         self.connections + self.connecting.len() as u32
@@ -59,7 +64,7 @@ impl<E: Engine> IoThread<E> {
     pub(crate) fn stale_timers(&self) -> usize {
         let is_stale = |timer: Timer| match timer {
             Timer::Machine(index) | Timer::Handler(index, _) => !self.slots.get(index).is_some_and(|slot| slot.in_use),
-            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::AcceptAgain => false,
+            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::Reconnect(_) | Timer::AcceptAgain => false,
             Timer::Producers | Timer::GroupHeld => false,
             Timer::HalfGrace | Timer::Grace => false,
         };

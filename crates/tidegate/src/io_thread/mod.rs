@@ -6,11 +6,15 @@
 //! connection and turn, so that replies to all that came in one batch go out together.
 
 mod acceptor;
+mod access;
 mod connecting;
 mod debts;
 mod groups;
 mod handlers;
 mod inspection;
+mod limiter;
+mod maintaining;
+mod offload;
 mod per_address;
 mod pressure;
 mod producers;
@@ -19,6 +23,7 @@ mod publishing;
 mod shared;
 mod shortage;
 mod stats;
+mod tally;
 mod timers;
 mod token_bucket;
 mod waiting;
@@ -29,11 +34,14 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
 use self::debts::Debts;
 use self::groups::Groups;
 use self::handlers::apply_request;
+use self::offload::Offloading;
 use self::per_address::Ticket;
 use self::pressure::Pressure;
 use self::producers::Producers;
@@ -47,19 +55,28 @@ use crate::time::Time;
 
 pub(crate) use self::acceptor::Accepting;
 pub use self::acceptor::{RefusedBecause, WhenFull};
+pub use self::access::{AccessList, Network, NetworkError};
 pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
 pub use self::groups::JoinRefusal;
 pub(crate) use self::groups::MEMBERSHIP_BYTES;
 pub use self::handlers::Accepted;
 pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
+pub use self::limiter::ConnectionLimiter;
+pub(crate) use self::limiter::Seat;
+pub(crate) use self::maintaining::{Attempts, MAINTAINED_BYTES, Maintained};
+pub use self::maintaining::{ConnectionMaintaining, GaveUp, MaintainingEvent};
+pub use self::offload::OffloadRefusal;
+pub(crate) use self::offload::{OFFLOAD_JOB_BYTES, OffloadPool, Work};
 pub use self::producers::{HeldUp, OverflowStats};
 pub(crate) use self::publishing::{GroupLimits, Publishing};
 pub use self::publishing::{GroupStats, PublishRefusal};
 pub(crate) use self::shared::{
-    ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared, ThreadShared,
+    ClientLimits, ConnectionKey, HANDOVER_CONNECTIONS, Handover, NewConnection, Phase, Request, ServerShared,
+    ThreadShared,
 };
 pub(crate) use self::stats::StatsSum;
+pub(crate) use self::tally::Tally;
 
 /// Messages from other threads that one turn handles per listener, so that a flood of them leaves room for I/O.
 const MESSAGES_PER_TURN: usize = 256;
@@ -79,6 +96,10 @@ pub(crate) struct Setup<E: Engine> {
     pub engine: E,
     /// The listeners, on the first thread only: it is the acceptor.
     pub listeners: Option<Vec<E::Listener>>,
+    /// The places of the listeners at their limiters, on the first thread.
+    pub seats: Vec<Option<Seat>>,
+    /// The limiters of all listeners, and then those of the clients.
+    pub limiters: Vec<Option<ConnectionLimiter>>,
     /// The addresses of all listeners.
     pub addresses: Vec<SocketAddr>,
     /// The kinds of outgoing connections.
@@ -105,30 +126,10 @@ pub(crate) struct Setup<E: Engine> {
     pub groups_per_connection: u32,
     /// Timers per connection.
     pub timers_per_connection: u8,
+    /// Jobs that a connection may have outstanding, and this thread in all.
+    pub offload_jobs: (u32, u32),
     /// How long draining may take.
     pub shutdown_grace: Duration,
-}
-
-/// What an I/O thread has counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Connections whose handler was made.
-    pub opened: u64,
-    /// Those of them that we connected.
-    pub connected: u64,
-    /// Connections that were asked for and did not come about.
-    pub connects_failed: u64,
-    /// Bytes received and not thrown away.
-    pub bytes_received: u64,
-    /// Bytes that the system has taken.
-    pub bytes_sent: u64,
-    /// Messages that policies of send queues have dropped, and their bytes.
-    pub dropped_messages: u64,
-    pub dropped_bytes: u64,
-    /// Connections by the number of their close reason.
-    pub closed: [u64; CloseReason::COUNT],
-    /// Connections that were turned away, by the number of the reason.
-    pub refused: [u64; RefusedBecause::COUNT],
 }
 
 /// Whether the loop goes on.
@@ -222,6 +223,8 @@ pub(crate) struct IoThread<E: Engine> {
     pools: Pools,
     context: Context,
     acceptor: Option<Acceptor<E::Stream>>,
+    /// By table: what a connection is counted at besides.
+    limiters: Vec<Option<ConnectionLimiter>>,
     /// When the acceptor has another turn, whatever happens until then.
     accept_timer: Option<(Time, TimerKey)>,
     handover: Handover<E::Stream>,
@@ -268,7 +271,8 @@ impl<E: Engine> IoThread<E> {
         let counted = setup.accepting.per_ip.map_or(0, |_| slots);
         let has_clients = !setup.clients.is_empty();
         let acceptor = setup.listeners.map(|listeners| {
-            let ids: Vec<ListenerId> = listeners.into_iter().map(|listener| setup.engine.listen(listener)).collect();
+            let ids = listeners.into_iter().map(|listener| setup.engine.listen(listener));
+            let ids: Vec<(ListenerId, Option<Seat>)> = ids.zip(setup.seats).collect();
             let now = setup.engine.now();
             Acceptor::new(Arc::clone(&setup.shared), ids, setup.handovers.clone(), setup.accepting, has_clients, now)
         });
@@ -278,6 +282,7 @@ impl<E: Engine> IoThread<E> {
             handler_timers: std::collections::BTreeMap::new(),
             timers_per_connection: setup.timers_per_connection,
             random: setup.engine.random(),
+            offloading: Offloading::new(Arc::clone(&setup.shared.pool), setup.offload_jobs.0, setup.offload_jobs.1),
             groups: Groups::new(setup.groups_per_connection),
             shared: Arc::clone(&setup.shared.threads[setup.number]),
             thread: setup.number,
@@ -298,6 +303,7 @@ impl<E: Engine> IoThread<E> {
             pools,
             context,
             acceptor,
+            limiters: setup.limiters,
             accept_timer: None,
             addresses: setup.addresses,
             shared: setup.shared,
@@ -342,6 +348,7 @@ impl<E: Engine> IoThread<E> {
         self.context.now = self.engine.now();
 
         self.take_connects();
+        self.take_cancels();
         let busy = completions.len();
         for completion in &completions {
             if let Completion::Received { socket, .. } | Completion::Sent { socket, .. } = completion {
@@ -357,11 +364,13 @@ impl<E: Engine> IoThread<E> {
         self.take_handovers();
         self.take_requests();
         self.take_messages();
+        self.take_results();
         self.take_publications();
         self.follow_phase();
         self.retry_memory();
         self.give_turns();
         self.flush();
+        self.wake_workers();
         // A turn that was not used in the flush is for the next in line.
         self.more_to_do |= !self.send_line.is_empty() && self.pools.sends.has_room();
         self.make_room();
@@ -370,6 +379,7 @@ impl<E: Engine> IoThread<E> {
         self.settle(busy);
 
         if let Some(acceptor) = &mut self.acceptor {
+            acceptor.unpark(&mut self.engine, &mut self.tally);
             let look = acceptor.top_up(&mut self.engine, self.context.now);
             if look != self.accept_timer.map(|(time, _)| time) {
                 self.arm_accept_timer(look);
@@ -552,6 +562,7 @@ impl<E: Engine> IoThread<E> {
             for connection in self.in_line.drain(..) {
                 self.tally.refused[because.number()] += 1;
                 self.shared.connection_released(self.context.thread, connection.ticket);
+                give_back(&self.limiters[connection.listener]);
             }
             self.context.shared.stats.publish_refused(because, self.tally.refused[because.number()]);
         }
@@ -574,6 +585,7 @@ impl<E: Engine> IoThread<E> {
             // Can't be: the acceptor counts, and every thread has room for all. The stream is closed by the drop.
             tracing::error!(%peer, "no place for a connection that was counted");
             self.shared.connection_released(self.context.thread, ticket);
+            give_back(&self.limiters[listener]);
             return;
         };
         self.active += 1;
@@ -581,11 +593,11 @@ impl<E: Engine> IoThread<E> {
             *self.tickets.ensure(socket.index) = ticket;
         }
         let accepted = Accepted { peer, local: self.addresses[listener], io_thread: self.context.thread };
-        self.establish(socket, listener, &Arrival::Accepted(&accepted));
+        self.establish(socket, listener, &Arrival::Accepted(&accepted), Bytes::new());
     }
 
     /// Begins to serve an established connection with a handler of table `table`.
-    fn establish(&mut self, socket: SocketId, table: usize, arrival: &Arrival<'_>) {
+    fn establish(&mut self, socket: SocketId, table: usize, arrival: &Arrival<'_>, first_data: Bytes) {
         let key = ConnectionKey { slot: socket.index, generation: socket.generation };
         self.connections += 1;
         self.tally.opened += 1;
@@ -594,6 +606,9 @@ impl<E: Engine> IoThread<E> {
         let machine = Machine::new(self.context.now, table as u16);
         *self.slots.ensure(socket.index) = Slot { machine, key, table: table as u16, in_use: true, ..Slot::default() };
         self.mark_dirty(socket.index);
+        if !first_data.is_empty() {
+            self.send_first(socket.index, first_data);
+        }
 
         let table = &mut self.tables[table];
         match catch_unwind(AssertUnwindSafe(|| table.open(arrival))) {
@@ -625,6 +640,9 @@ impl<E: Engine> IoThread<E> {
             let slots = &self.slots;
             self.send_line.leave(|key| is_current(slots, key));
         }
+        if self.slots[socket.index].machine.waits_to_offload() {
+            self.leave_offload_line();
+        }
         self.shortages.forget(socket.index);
         let slot = &mut self.slots[socket.index];
         if let Some(timer) = slot.timer.take() {
@@ -650,6 +668,8 @@ impl<E: Engine> IoThread<E> {
         } else {
             self.shared.outgoing_released(self.context.thread);
         }
+        give_back(&self.limiters[table]);
+        self.connection_lost(socket.index, reason);
     }
 }
 
@@ -736,6 +756,7 @@ impl<E: Engine> IoThread<E> {
                     self.call(index, |table, handler, view| table.on_timer(handler, view, timer));
                     self.mark_dirty(index);
                 }
+                Timer::Reconnect(number) => self.reconnect(number),
                 Timer::Connect(index) => self.connect_timed_out(index),
                 Timer::Producers => self.look_at_producers(),
                 Timer::AcceptAgain => {
@@ -959,6 +980,13 @@ impl<E: Engine> IoThread<E> {
 /// Whether `key` is of a connection that is not over.
 fn is_current(slots: &Chunked<Slot>, key: ConnectionKey) -> bool {
     slots.get(key.slot).is_some_and(|slot| slot.in_use && slot.key == key)
+}
+
+/// A connection that was counted at this limiter is over.
+fn give_back(limiter: &Option<ConnectionLimiter>) {
+    if let Some(limiter) = limiter {
+        limiter.give_back();
+    }
 }
 
 /// Logs a panic and drops its payload, which may panic itself.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use crossbeam_queue::ArrayQueue;
 
 use super::connecting::ConnectQueue;
+use super::offload::{Finished, OffloadPool};
 use super::per_address::Ticket;
 use super::publishing::Publishing;
 use super::stats::ThreadStats;
@@ -132,18 +133,25 @@ pub(crate) struct ThreadShared {
     pub connections: AtomicU32,
     /// Requests for connections.
     pub connects: ConnectQueue,
+    /// Connections that are maintained were cancelled.
+    pub cancelled: AtomicBool,
+    /// Offloaded jobs that come home: with a place for each that may be outstanding.
+    pub finished: ArrayQueue<Finished>,
     /// What it has counted.
     pub stats: ThreadStats,
 }
 
 impl ThreadShared {
-    /// For a thread with `slots` connection slots and `tables` tables of handlers, where at most `connects` requests for connections wait.
-    pub(crate) fn new(waker: Waker, slots: u32, connects: usize, tables: usize) -> Arc<Self> {
+    /// For a thread with `slots` connection slots and `tables` tables of handlers, where at most `connects` requests for connections wait
+    /// and `jobs` are outstanding.
+    pub(crate) fn new(waker: Waker, slots: u32, connects: usize, tables: usize, jobs: usize) -> Arc<Self> {
         Arc::new(Self {
             waker,
             requests: CloseRequests::new(slots),
             connections: AtomicU32::new(0),
             connects: ConnectQueue::new(connects),
+            cancelled: AtomicBool::new(false),
+            finished: ArrayQueue::new(jobs.max(1)),
             stats: ThreadStats::new(tables),
         })
     }
@@ -167,6 +175,15 @@ pub(crate) enum Phase {
     Aborting,
 }
 
+/// Limits of outgoing connections that are looked at when they are asked for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ClientLimits {
+    /// The most first data.
+    pub first_data_bytes: usize,
+    /// The most connections that are maintained.
+    pub maintained: u32,
+}
+
 /// What all I/O threads of a server share.
 pub(crate) struct ServerShared {
     phase: AtomicU8,
@@ -184,13 +201,25 @@ pub(crate) struct ServerShared {
     pub threads: Box<[Arc<ThreadShared>]>,
     /// Tickets of released connections, on their way back to the acceptor.
     pub returned_tickets: IndexStack,
+    /// Jobs for other threads.
+    pub pool: Arc<OffloadPool>,
+    /// Connections that are maintained.
+    maintained: AtomicU32,
+    /// What those who ask for connections must keep to.
+    pub client_limits: ClientLimits,
     /// The groups.
     pub publishing: Publishing,
 }
 
 impl ServerShared {
     /// For these threads, with so many tickets: as many as connections if those are counted for each address, or none.
-    pub(crate) fn new(threads: Vec<Arc<ThreadShared>>, tickets: u32, publishing: Publishing) -> Arc<Self> {
+    pub(crate) fn new(
+        threads: Vec<Arc<ThreadShared>>,
+        tickets: u32,
+        publishing: Publishing,
+        pool: Arc<OffloadPool>,
+        client_limits: ClientLimits,
+    ) -> Arc<Self> {
         Arc::new(Self {
             phase: AtomicU8::new(0),
             accepting: AtomicBool::new(true),
@@ -200,6 +229,9 @@ impl ServerShared {
             outgoing: AtomicU32::new(0),
             threads: threads.into_boxed_slice(),
             returned_tickets: IndexStack::new(tickets),
+            pool,
+            maintained: AtomicU32::new(0),
+            client_limits,
             publishing,
         })
     }
@@ -282,6 +314,25 @@ impl ServerShared {
     pub(crate) fn outgoing_released(&self, number: usize) {
         self.outgoing.fetch_sub(1, Ordering::SeqCst);
         self.connection_released(number, Ticket::NONE);
+    }
+
+    /// Takes `wanted` places for connections that are maintained, if there are so many below `limit`; returns how many are taken then.
+    pub(crate) fn maintain(&self, wanted: u32, limit: u32) -> Result<(), u32> {
+        let more = |taken: u32| taken.checked_add(wanted).filter(|&sum| sum <= limit);
+        self.maintained.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).map(drop)
+    }
+
+    /// So many connections are no longer maintained.
+    pub(crate) fn maintains_no_longer(&self, count: u32) {
+        self.maintained.fetch_sub(count, Ordering::SeqCst);
+    }
+
+    /// Something that is maintained was cancelled: every thread looks whether it has it.
+    pub(crate) fn cancel_maintained(&self) {
+        for thread in &self.threads {
+            thread.cancelled.store(true, Ordering::SeqCst);
+            thread.waker.wake();
+        }
     }
 
     /// Connections of all threads, those on their way included.
@@ -409,7 +460,13 @@ mod tests {
 
     #[test]
     fn memory_is_short_until_the_last_thread_that_says_so_has_some_again_or_has_ended() {
-        let shared = ServerShared::new(Vec::new(), 0, Publishing::new(0, GroupLimits::NONE, 0));
+        let shared = ServerShared::new(
+            Vec::new(),
+            0,
+            Publishing::new(0, GroupLimits::NONE, 0),
+            OffloadPool::new(0, 0),
+            ClientLimits::default(),
+        );
         let (one, other) = (Shortage::begin(&shared), Shortage::begin(&shared));
         drop(one);
         assert!(shared.is_short_of_memory());
@@ -467,11 +524,9 @@ mod loom_tests {
     fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
         loom::model(|| {
             let waker = || Waker::new(std::sync::Arc::new(|| {}));
-            let shared = ServerShared::new(
-                (0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1)).collect(),
-                0,
-                Publishing::new(2, GroupLimits::NONE, 0),
-            );
+            let threads = (0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1, 1)).collect();
+            let publishing = Publishing::new(2, GroupLimits::NONE, 0);
+            let shared = ServerShared::new(threads, 0, publishing, OffloadPool::new(0, 0), ClientLimits::default());
             // One place is the listener's credit already; of two outgoing connections, one may be.
             assert_eq!(shared.take_places(1, 2), 1);
             let live = Arc::new(AtomicU32::new(0));

@@ -50,6 +50,9 @@ impl<E: Engine> IoThread<E> {
                 }
             }
         }
+        if self.slots[index].machine.abandons_offloads() {
+            self.abandon_offloads(key);
+        }
     }
 
     /// Gives turns to send to those in line, as many as there are.

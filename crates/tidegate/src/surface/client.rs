@@ -5,7 +5,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::connection::FlowControl;
-use crate::io_thread::{ConnectFailed, ConnectRequest, NotQueued, OnFailed, Outgoing, ServerShared, Target};
+use crate::io_thread::{
+    Attempts, ConnectFailed, ConnectRequest, ConnectionLimiter, ConnectionMaintaining, Maintained, NotQueued, OnFailed,
+    Outgoing, ServerShared, Target,
+};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -15,6 +18,7 @@ use crate::sync::atomic::Ordering;
 pub struct Client {
     connect_timeout: Duration,
     on_failed: Option<OnFailed>,
+    limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
 }
 
@@ -25,7 +29,7 @@ impl Client {
 
     /// TCP.
     pub fn tcp() -> Self {
-        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None, flow: None }
+        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None, limiter: None, flow: None }
     }
 
     /// How long a connect may take, from when an I/O thread has begun it; then it fails with
@@ -40,6 +44,16 @@ impl Client {
     pub fn on_failed(mut self, tell: impl Fn(&ConnectFailed) + Send + Sync + 'static) -> Self {
         self.on_failed = Some(std::sync::Arc::new(tell));
         self
+    }
+
+    /// Counts the connections of this client at `limiter` too, together with those of everybody else who has a clone of it.
+    pub fn limiter(mut self, limiter: &ConnectionLimiter) -> Self {
+        self.limiter = Some(limiter.clone());
+        self
+    }
+
+    pub(super) fn its_limiter(&self) -> Option<&ConnectionLimiter> {
+        self.limiter.as_ref()
     }
 
     /// What may wait to be sent on each connection, and what happens at the limit: as
@@ -76,11 +90,11 @@ pub struct Connector {
 }
 
 /// A connection that was not asked for: the request comes back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct ConnectRefused {
     /// What was wanted, unchanged.
-    pub target: Target,
+    pub target: Box<Target>,
     /// Why it was not taken.
     pub reason: ConnectRefusal,
 }
@@ -99,6 +113,26 @@ pub enum ConnectRefusal {
         waiting: usize,
         /// How many may, for each I/O thread.
         limit: usize,
+    },
+    /// The first data is longer than a message may be.
+    #[error("{bytes} bytes of first data, but a message has at most {limit} (Limits::send_queue_bytes)")]
+    FirstDataTooLarge {
+        /// How much it is.
+        bytes: usize,
+        /// [`Limits::send_queue_bytes`](crate::Limits::send_queue_bytes).
+        limit: usize,
+    },
+    /// As many connections are maintained as may be.
+    #[error(
+        "{wanted} more connections to maintain, but {maintained} are already, of {limit} (Limits::connections_maintained)"
+    )]
+    TooManyMaintained {
+        /// How many more.
+        wanted: u32,
+        /// How many are maintained.
+        maintained: u32,
+        /// [`Limits::connections_maintained`](crate::Limits::connections_maintained).
+        limit: u32,
     },
     /// There is no such I/O thread.
     #[error("there is no I/O thread {io_thread}: the server has {threads}, counted from 0 (ServerBuilder::threads)")]
@@ -126,13 +160,46 @@ impl Connector {
     /// # Errors
     /// [`ConnectRefused`] gives the target back when the request was not taken, with the reason and its numbers.
     pub fn connect(&self, target: Target) -> Result<(), ConnectRefused> {
-        self.ask(target).map_err(|reason| ConnectRefused { target, reason })
+        self.ask(&target, None).map_err(|reason| ConnectRefused { target: Box::new(target), reason })
     }
 
-    fn ask(&self, target: Target) -> Result<(), ConnectRefusal> {
+    /// Keeps connections alive: makes them again whenever they have failed or ended, until the server drains, the attempts are used up, or
+    /// the handle that is returned cancels it. See [`ConnectionMaintaining`]. Each attempt that fails is told to [`Client::on_failed`] too.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), and when more would be maintained than [`Limits::connections_maintained`](crate::Limits).
+    pub fn maintain(&self, maintaining: ConnectionMaintaining) -> Result<MaintainingHandle, ConnectRefused> {
+        let target = maintaining.target.clone();
+        self.begin_to_maintain(maintaining).map_err(|reason| ConnectRefused { target: Box::new(target), reason })
+    }
+
+    fn begin_to_maintain(&self, maintaining: ConnectionMaintaining) -> Result<MaintainingHandle, ConnectRefusal> {
         let server = self.server.get().ok_or(ConnectRefusal::NotBound)?;
+        let (wanted, limit) = (maintaining.count, server.client_limits.maintained);
+        let too_many = |maintained| ConnectRefusal::TooManyMaintained { wanted, maintained, limit };
+        server.maintain(wanted, limit).map_err(too_many)?;
+        let target = maintaining.target.clone();
+        let maintained = Arc::new(Maintained::new(maintaining));
+        let handle = MaintainingHandle { maintained: Arc::clone(&maintained), server: Arc::clone(server) };
+        for begun in 0..wanted {
+            let attempts = Box::new(Attempts::new(Arc::clone(&maintained)));
+            if let Err(reason) = self.ask(&target, Some(attempts)) {
+                server.maintains_no_longer(wanted - begun);
+                handle.cancel();
+                return Err(reason);
+            }
+        }
+        Ok(handle)
+    }
+
+    fn ask(&self, target: &Target, maintained: Option<Box<Attempts>>) -> Result<(), ConnectRefusal> {
+        let server = self.server.get().ok_or(ConnectRefusal::NotBound)?;
+        let (bytes, limit) = (target.first_data.len(), server.client_limits.first_data_bytes);
+        if bytes > limit {
+            return Err(ConnectRefusal::FirstDataTooLarge { bytes, limit });
+        }
         let threads = server.threads.len();
-        let request = ConnectRequest { target, client: self.client };
+        let request = ConnectRequest { target: target.clone(), client: self.client, maintained };
         let chosen = match target.io_thread {
             Some(io_thread) if io_thread >= threads => {
                 return Err(ConnectRefusal::NoSuchThread { io_thread, threads });
@@ -144,7 +211,7 @@ impl Connector {
         // The least busy one, and any other if its queue is full.
         for number in std::iter::once(least_busy(server, chosen.clone())).chain(chosen.clone()) {
             let thread = &server.threads[number];
-            let result = thread.connects.push(request);
+            let result = thread.connects.push(request.clone());
             thread.waker.wake();
             match result {
                 Ok(()) => return Ok(()),
@@ -158,6 +225,27 @@ impl Connector {
         let queues = chosen.map(|number| &server.threads[number].connects);
         let limit = server.threads[0].connects.capacity();
         Err(ConnectRefusal::QueueFull { waiting: queues.map(|queue| queue.len()).sum(), limit })
+    }
+}
+
+/// Ends what [`Connector::maintain`] has begun, from any thread. Dropped, it ends nothing. Clones end the same.
+#[derive(Clone)]
+pub struct MaintainingHandle {
+    maintained: Arc<Maintained>,
+    server: Arc<ServerShared>,
+}
+
+impl MaintainingHandle {
+    /// Connections are not made again; connects that have begun are given up. Established connections stay until they end.
+    pub fn cancel(&self) {
+        self.maintained.cancel();
+        self.server.cancel_maintained();
+    }
+}
+
+impl fmt::Debug for MaintainingHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("MaintainingHandle").field("maintained", &self.maintained).finish_non_exhaustive()
     }
 }
 

@@ -1,11 +1,12 @@
 //! A connection, as its handler sees it.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
 use crate::connection::{FlowControl, FlowError, QueueState, Refused, Sent};
-use crate::io_thread::{JoinRefusal, View};
+use crate::io_thread::{JoinRefusal, OffloadRefusal, View, Work};
 use crate::memory::Payload;
 use crate::surface::handle::Mailbox;
 use crate::surface::{ConnectionHandle, Group};
@@ -148,9 +149,117 @@ impl<'a, M: Send + 'static> Connection<'a, M> {
         self.view.context.thread
     }
 
+    /// Has `work` done on a worker thread and its result handed to [`on_message`](crate::Handler::on_message): for what takes long or
+    /// blocks, which no callback may. The results of a connection come in the order in which the jobs were submitted, whichever is
+    /// done first.
+    ///
+    /// While results are outstanding the connection is not idle, and [`on_peer_shutdown`](crate::Handler::on_peer_shutdown) waits for
+    /// them, so that a peer that has finished gets its answers. With [`Limits::offload_jobs_per_connection`](crate::Limits) outstanding
+    /// the connection is not read from. When the connection ends, jobs that have not begun are dropped without being done, and results
+    /// of others are dropped. A job that panics ends its connection, as
+    /// [`OffloadPanicked`](crate::CloseReason::OffloadPanicked), when its turn comes. A job that never returns keeps its worker.
+    ///
+    /// ```
+    /// # use tidegate::{Buffer, Connection, Handler};
+    /// struct Hashes;
+    ///
+    /// impl Handler for Hashes {
+    ///     type Message = u64;
+    ///
+    ///     fn on_read(&mut self, connection: &mut Connection<'_, u64>, data: Buffer) {
+    ///         let data = data.into_bytes();
+    ///         let work = move || data.iter().fold(0_u64, |hash, &byte| hash.rotate_left(5) ^ u64::from(byte));
+    ///         if connection.offload(work).is_err() {
+    ///             connection.close(); // or keep the job, and try again in `on_writable`
+    ///         }
+    ///     }
+    ///
+    ///     fn on_message(&mut self, connection: &mut Connection<'_, u64>, hash: u64) {
+    ///         let _ = connection.send(format!("{hash:x}\n"));
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`OffloadRefused`] gives the job back, with the reason and its numbers. When it is for now only, `on_writable` says when there is
+    /// room, and reading pauses until then.
+    pub fn offload<F>(&mut self, work: F) -> Result<(), OffloadRefused<F>>
+    where
+        F: FnOnce() -> M + Send + 'static,
+    {
+        self.submit(work, true)
+    }
+
+    /// As [`offload`](Self::offload), but the result comes as soon as it is there, whatever was submitted before.
+    ///
+    /// # Errors
+    /// As [`offload`](Self::offload).
+    pub fn offload_unordered<F>(&mut self, work: F) -> Result<(), OffloadRefused<F>>
+    where
+        F: FnOnce() -> M + Send + 'static,
+    {
+        self.submit(work, false)
+    }
+
+    fn submit<F>(&mut self, work: F, in_order: bool) -> Result<(), OffloadRefused<F>>
+    where
+        F: FnOnce() -> M + Send + 'static,
+    {
+        match self.view.may_offload() {
+            Ok(()) => {
+                self.view.offload(Box::new(Job { work: Some(work), result: None::<M> }), in_order);
+                Ok(())
+            }
+            Err(why) => Err(OffloadRefused { work, why }),
+        }
+    }
+
+    /// Jobs of this connection that are outstanding: waiting, running, or done and not handed over yet.
+    pub fn offloads_outstanding(&self) -> u32 {
+        self.view.offloads_outstanding()
+    }
+
     /// What other threads, and other connections, may hold of this connection.
     pub fn handle(&self) -> ConnectionHandle<M> {
         ConnectionHandle::new(self.view.key, Arc::clone(&self.view.context.shared), Arc::clone(self.mailbox))
+    }
+}
+
+/// A job that was not taken, with the reason. Nothing of it was done.
+pub struct OffloadRefused<F> {
+    /// The job, unchanged.
+    pub work: F,
+    /// Why it was not taken.
+    pub why: OffloadRefusal,
+}
+
+impl<F> fmt::Debug for OffloadRefused<F> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("OffloadRefused").field("why", &self.why).finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Display for OffloadRefused<F> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.why.fmt(formatter)
+    }
+}
+
+impl<F> std::error::Error for OffloadRefused<F> {}
+
+/// An offloaded job on its way: first what is to be done, then what has come of it.
+struct Job<F, M> {
+    work: Option<F>,
+    result: Option<M>,
+}
+
+impl<F: FnOnce() -> M + Send, M: Send + 'static> Work for Job<F, M> {
+    fn run(&mut self) {
+        self.result = self.work.take().map(|work| work());
+    }
+
+    fn result(&mut self) -> &mut dyn Any {
+        &mut self.result
     }
 }
 

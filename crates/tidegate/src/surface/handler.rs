@@ -11,7 +11,7 @@ use crate::surface::Connection;
 /// They only record what they want (`send`, `close`, …); the server does it when they have returned. A callback that
 /// panics ends its connection with [`CloseReason::HandlerPanicked`]; the value is dropped without `on_close`, and the server goes on.
 pub trait Handler: Sized + 'static {
-    /// What other threads may post to this connection with a [`ConnectionHandle`](crate::ConnectionHandle).
+    /// What other threads may post to this connection with a [`ConnectionHandle`](crate::ConnectionHandle), and what offloaded jobs return.
     /// [`Infallible`](std::convert::Infallible) where that is not used.
     type Message: Send + 'static;
 
@@ -25,7 +25,8 @@ pub trait Handler: Sized + 'static {
     /// may be refused: `send` says so and gives them back.
     fn on_read(&mut self, connection: &mut Connection<'_, Self::Message>, data: Buffer);
 
-    /// There is room again after a send was refused or had passed the high mark. Room that the handler has made itself, because older
+    /// There is room again after a send was refused or had passed the high mark, or after a job was refused by
+    /// [`Connection::offload`]. Room that the handler has made itself, because older
     /// messages were dropped for a new one or by [`Connection::set_flow`](crate::Connection::set_flow), is told when the next send has
     /// begun.
     fn on_writable(&mut self, connection: &mut Connection<'_, Self::Message>) {
@@ -39,7 +40,8 @@ pub trait Handler: Sized + 'static {
         connection.ignore_sends();
     }
 
-    /// The peer has finished sending; everything it sent has been given to `on_read`. By default our side finishes too, after
+    /// The peer has finished sending; everything it sent has been given to `on_read`, and no [offloaded](Connection::offload) job is
+    /// outstanding. By default our side finishes too, after
     /// what is queued. A handler that goes on sending must finish itself, or the connection stays half-open.
     fn on_peer_shutdown(&mut self, connection: &mut Connection<'_, Self::Message>) {
         connection.shutdown();
@@ -50,7 +52,7 @@ pub trait Handler: Sized + 'static {
         let _ = (connection, timer);
     }
 
-    /// Another thread has posted a message.
+    /// Another thread has posted a message, or the result of an [offloaded](Connection::offload) job is here.
     fn on_message(&mut self, connection: &mut Connection<'_, Self::Message>, message: Self::Message) {
         let _ = (connection, message);
     }

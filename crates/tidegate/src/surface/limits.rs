@@ -9,8 +9,12 @@ use bytes::Bytes;
 
 use crate::connection::{Flow, FlowControl, MESSAGE_OVERHEAD_BYTES, MinProgress, Overflow};
 use crate::engine::SocketOptions;
-use crate::io_thread::{Accepting, GroupLimits, MEMBERSHIP_BYTES, REQUEST_BYTES, WhenFull};
+use crate::io_thread::{
+    Accepting, AccessList, ClientLimits, ConnectionLimiter, GroupLimits, MAINTAINED_BYTES, MEMBERSHIP_BYTES,
+    OFFLOAD_JOB_BYTES, REQUEST_BYTES, WhenFull,
+};
 use crate::memory::{ArenaConfig, PAGE_BYTES};
+use crate::surface::workers::WORKER_STACK_BYTES;
 
 /// What a server may use: each bound has a name here.
 ///
@@ -97,6 +101,8 @@ pub struct Limits {
     pub mailbox_messages: usize,
     /// Requests for outgoing connections that may wait for one I/O thread ([`Connector`](crate::Connector)). Default: 1,024.
     pub connects_waiting: usize,
+    /// Connections that are [maintained](crate::Connector::maintain), established or not. Default: 256.
+    pub connections_maintained: u32,
     /// Groups that there may be ([`Group`](crate::Group)); those of [`ServerBuilder::group`](crate::ServerBuilder::group) are always
     /// among them. Default: 0, those and no others.
     pub groups: u32,
@@ -109,6 +115,14 @@ pub struct Limits {
     pub publish_memory_bytes: usize,
     /// Timers that a handler may set. Default: 4.
     pub timers_per_connection: u8,
+    /// Worker threads for [offloaded](crate::Connection::offload) jobs, at most 1,024. Each has a stack of 1 MiB, which the ceiling
+    /// counts in full. Default: 0, nothing can be offloaded.
+    pub offload_workers: u32,
+    /// Offloaded jobs outstanding, over all connections: waiting, running, or done and not handed to their handlers yet. Shared out
+    /// equally to the I/O threads when the server starts, at least one to each. Default: 1,024.
+    pub offload_jobs: u32,
+    /// Offloaded jobs that one connection may have outstanding; with so many it is not read from. Default: 8.
+    pub offload_jobs_per_connection: u32,
     /// How long a close may take to send what is queued; then the connection is aborted. Default: 30 s.
     pub close_timeout: Duration,
     /// How long a closed connection waits for its peer to finish. A close with unread input would reset the connection and
@@ -164,11 +178,15 @@ impl Default for Limits {
             read_budget_bytes: 64 << 10,
             mailbox_messages: 1024,
             connects_waiting: CONNECTS_WAITING,
+            connections_maintained: CONNECTIONS_MAINTAINED,
             groups: 0,
             groups_per_connection: 4,
             publish_queue: 256,
             publish_memory_bytes: 16 << 20,
             timers_per_connection: 4,
+            offload_workers: 0,
+            offload_jobs: 1024,
+            offload_jobs_per_connection: 8,
             close_timeout: Duration::from_secs(30),
             linger_timeout: Duration::from_secs(5),
             linger_bytes: 4 << 20,
@@ -214,6 +232,11 @@ impl LimitsError {
 
     pub(crate) fn listeners(count: usize, most: usize) -> Self {
         Self(format!("{count} listeners and clients, but a server has at most {most}"))
+    }
+
+    pub(crate) fn limiter_seats() -> Self {
+        let most = ConnectionLimiter::LISTENERS_MAX;
+        Self(format!("a ConnectionLimiter is shared by more than {most} listeners at a time: use one more limiter"))
     }
 
     pub(super) fn machine(
@@ -306,6 +329,9 @@ const PUBLISH_SPARE_BYTES: usize = 4 << 10;
 /// Waiting connects by default: as many as messages in a mailbox, or connections in a hand-over.
 const CONNECTS_WAITING: usize = 1024;
 
+/// Maintained connections by default: a program has a few servers that it depends on, not thousands.
+const CONNECTIONS_MAINTAINED: u32 = 256;
+
 /// What a connection takes in the tables of the loop and the engine, without its handler: a slot (128), a socket (64), its timer (32),
 /// its request word (8), its places in lines, free lists and the arena's accounts (32), what is noted of it if it is slow (44), rounded up
 /// for the allocator.
@@ -315,6 +341,12 @@ const CONNECTION_BYTES: usize = 320;
 pub(super) fn send_memory_min(limits: &Limits) -> usize {
     limits.send_queue_bytes + MESSAGE_OVERHEAD_BYTES
 }
+
+/// More workers than this are a typing error on any machine.
+const OFFLOAD_WORKERS_MAX: u32 = 1024;
+
+/// More jobs than this are a typing error too: their places alone take gigabytes.
+const OFFLOAD_JOBS_MAX: u32 = 1 << 24;
 
 /// Socket buffers that the kernel takes as they are said: below, it enforces a minimum of its own (4,608 bytes to send), above, doubling
 /// one would be more than it can count.
@@ -388,8 +420,13 @@ impl Limits {
         let connections = self.max_connections as usize;
         let counting = self.connections_per_ip.map_or(0, |_| PER_IP_BYTES);
         let connects = self.connects_waiting.saturating_sub(CONNECTS_WAITING);
+        // As many as that by default are part of what the program needs.
+        let maintained = self.connections_maintained.saturating_sub(CONNECTIONS_MAINTAINED) as usize;
         Ceiling {
-            base_bytes: PROGRAM_BYTES + threads * (THREAD_BYTES + connects * REQUEST_BYTES),
+            base_bytes: PROGRAM_BYTES
+                + threads * (THREAD_BYTES + connects * REQUEST_BYTES)
+                + self.offload_bytes(threads)
+                + maintained * MAINTAINED_BYTES,
             connections_bytes: connections * (CONNECTION_BYTES + counting + handler_bytes),
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
@@ -418,13 +455,39 @@ impl Limits {
         }
     }
 
-    pub(crate) fn accepting(&self, busy_answers: Vec<Bytes>) -> Accepting {
+    /// What the workers take, and the jobs without what handlers put into them.
+    fn offload_bytes(&self, threads: usize) -> usize {
+        match self.offload_workers as usize {
+            0 => 0,
+            workers => {
+                let jobs = threads * self.offload_jobs_per_thread(threads) as usize;
+                workers * WORKER_STACK_BYTES + jobs * OFFLOAD_JOB_BYTES
+            }
+        }
+    }
+
+    /// How many jobs each of `threads` I/O threads may have outstanding.
+    pub(crate) fn offload_jobs_per_thread(&self, threads: usize) -> u32 {
+        (self.offload_jobs / u32::try_from(threads).unwrap_or(u32::MAX).max(1)).max(1)
+    }
+
+    /// How many jobs a connection may have outstanding, and each I/O thread.
+    pub(crate) fn offload_jobs_shares(&self, threads: usize) -> (u32, u32) {
+        (self.offload_jobs_per_connection, self.offload_jobs_per_thread(threads))
+    }
+
+    pub(crate) fn client_limits(&self) -> ClientLimits {
+        ClientLimits { first_data_bytes: self.send_queue_bytes, maintained: self.connections_maintained }
+    }
+
+    pub(crate) fn accepting(&self, busy_answers: Vec<Bytes>, access: Vec<AccessList>) -> Accepting {
         Accepting {
             connections_max: self.max_connections,
             per_ip: self.connections_per_ip,
             per_second: self.accept_rate,
             when_full: self.when_full,
             busy_answers,
+            access,
         }
     }
 
@@ -580,6 +643,17 @@ impl Limits {
             );
         }
         self.check_groups()?;
+        let offload =
+            [("offload_jobs", self.offload_jobs), ("offload_jobs_per_connection", self.offload_jobs_per_connection)];
+        for (name, jobs) in offload {
+            if !(1..=OFFLOAD_JOBS_MAX).contains(&jobs) {
+                return refuse(format!("{name} is {jobs}: it must be from 1 to {OFFLOAD_JOBS_MAX}"));
+            }
+        }
+        if self.offload_workers > OFFLOAD_WORKERS_MAX {
+            let workers = self.offload_workers;
+            return refuse(format!("offload_workers is {workers}: it must not exceed {OFFLOAD_WORKERS_MAX}"));
+        }
         if self.sends_outstanding == 0 {
             return refuse("sends_outstanding is 0: nothing could be sent".into());
         }
@@ -664,6 +738,10 @@ mod tests {
         let active = text(Limits { active_connections: Some(10_001), ..Limits::default() });
         assert!(active.contains("10001") && active.contains("10000"), "{active}");
         assert!(text(Limits { sends_outstanding: 0, ..Limits::default() }).contains("sends_outstanding"));
+        assert!(text(Limits { offload_jobs: 0, ..Limits::default() }).contains("offload_jobs is 0"));
+        let per_connection = Limits { offload_jobs_per_connection: 0, ..Limits::default() };
+        assert!(text(per_connection).contains("offload_jobs_per_connection is 0"));
+        assert!(text(Limits { offload_workers: 1025, ..Limits::default() }).contains("1025"));
         let progress = Some(MinProgress::new(0, Duration::from_secs(1)));
         assert!(text(Limits { min_send_progress: progress, ..Limits::default() }).contains("0 bytes in 1s"));
         assert!(text(Limits { idle_timeout: Some(Duration::ZERO), ..Limits::default() }).contains("idle_timeout"));
@@ -675,6 +753,15 @@ mod tests {
         if cfg!(target_pointer_width = "64") {
             assert!(text(Limits { send_queue_bytes: 1 << 40, ..Limits::default() }).contains("1099511627776"));
         }
+    }
+
+    #[test]
+    fn workers_and_jobs_are_in_the_ceiling_and_nobody_pays_for_what_is_off() {
+        let bytes = |offload_workers, offload_jobs| {
+            Limits { offload_workers, offload_jobs, ..Limits::default() }.ceiling(2, 0).base_bytes
+        };
+        assert_eq!(bytes(0, 1), bytes(0, 1 << 20));
+        assert_eq!(bytes(3, 64) - bytes(0, 64), 3 * WORKER_STACK_BYTES + 64 * OFFLOAD_JOB_BYTES);
     }
 
     #[test]

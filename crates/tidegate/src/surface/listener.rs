@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::connection::FlowControl;
 use crate::engine::{ANSWER_BYTES_MAX, SocketOptions, apply_socket_options, defer_accept};
+use crate::io_thread::{AccessList, ConnectionLimiter};
 
 /// A place to accept connections at.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Listener {
     backlog: u32,
     busy_answer: Bytes,
     defer_accept: Option<Duration>,
+    access: AccessList,
+    limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
 }
 
@@ -26,7 +29,15 @@ impl Listener {
 
     /// TCP at `address`; port 0 lets the system choose one ([`Bound::local_addrs`](crate::Bound::local_addrs) tells which).
     pub fn tcp(address: SocketAddr) -> Self {
-        Self { address, backlog: Self::BACKLOG, busy_answer: Bytes::new(), defer_accept: None, flow: None }
+        Self {
+            address,
+            backlog: Self::BACKLOG,
+            busy_answer: Bytes::new(),
+            defer_accept: None,
+            access: AccessList::new(),
+            limiter: None,
+            flow: None,
+        }
     }
 
     /// How many connections may wait to be accepted, [`BACKLOG`](Self::BACKLOG) by default.
@@ -57,6 +68,26 @@ impl Listener {
     pub fn defer_accept(mut self, time: Duration) -> Self {
         self.defer_accept = Some(time);
         self
+    }
+
+    /// Who may connect; others are refused. Everybody by default.
+    pub fn access(mut self, access: AccessList) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Counts the connections of this listener at `limiter` too, together with those of everybody else who has a clone of it.
+    pub fn limiter(mut self, limiter: &ConnectionLimiter) -> Self {
+        self.limiter = Some(limiter.clone());
+        self
+    }
+
+    pub(crate) fn access_list(&self) -> &AccessList {
+        &self.access
+    }
+
+    pub(crate) fn its_limiter(&self) -> Option<&ConnectionLimiter> {
+        self.limiter.as_ref()
     }
 
     /// What may wait to be sent on each connection, and what happens at the limit, in place of what [`Limits`](crate::Limits) says.

@@ -19,9 +19,10 @@ mod simulation;
 mod simulation_tests;
 mod stats;
 mod table;
+mod workers;
 
-pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector};
-pub use self::connection::Connection;
+pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector, MaintainingHandle};
+pub use self::connection::{Connection, OffloadRefused};
 pub use self::engines::EngineChoice;
 pub use self::group::{Group, GroupsExhausted, PublishRefused};
 pub use self::handle::{ConnectionHandle, PostError};
@@ -37,6 +38,8 @@ pub use crate::io_thread::{
     Accepted, ConnectError, ConnectFailed, Connected, GroupStats, HeldUp, JoinRefusal, OverflowStats, PublishRefusal,
     RefusedBecause, Target, WhenFull,
 };
+pub use crate::io_thread::{AccessList, ConnectionLimiter, Network, NetworkError, OffloadRefusal};
+pub use crate::io_thread::{ConnectionMaintaining, GaveUp, MaintainingEvent};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).
 pub mod sim {

@@ -11,12 +11,14 @@ use crossbeam_queue::ArrayQueue;
 use crate::connection::FlowControl;
 use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
-    Accepted, Arrival, CONNECTING_BYTES, Connected, HANDOVER_CONNECTIONS, Handlers, Handover, IoThread, Outgoing,
-    Phase, Publishing, ServerShared, Setup, Tally, ThreadShared, WhenFull,
+    Accepted, AccessList, Arrival, CONNECTING_BYTES, Connected, ConnectionLimiter, HANDOVER_CONNECTIONS, Handlers,
+    Handover, IoThread, OffloadPool, Outgoing, Phase, Publishing, Seat, ServerShared, Setup, Tally, ThreadShared,
+    WhenFull,
 };
 use crate::memory::SendReserve;
 use crate::surface::engines::Engines;
 use crate::surface::table::Table;
+use crate::surface::workers::Workers;
 use crate::surface::{
     Ceiling, Client, Connector, EngineChoice, Group, GroupsExhausted, Handler, Limits, LimitsError, Listener, Machine,
     Report, Stats,
@@ -91,6 +93,7 @@ struct Described {
 /// A kind of outgoing connections with their handlers.
 struct DescribedClient {
     outgoing: Outgoing,
+    limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
     table: TableMaker,
     handler_bytes: usize,
@@ -163,8 +166,8 @@ impl ServerBuilder {
             Arrival::Accepted(_) => unreachable!("an accepted connection in the table of a client"),
         });
         let connector = Connector::new(self.clients.len(), std::sync::Arc::clone(&self.for_connectors));
-        let (outgoing, flow) = (client.outgoing(), client.flow_control().cloned());
-        self.clients.push(DescribedClient { outgoing, flow, table, handler_bytes });
+        let (limiter, flow) = (client.its_limiter().cloned(), client.flow_control().cloned());
+        self.clients.push(DescribedClient { outgoing: client.outgoing(), limiter, flow, table, handler_bytes });
         (self, connector)
     }
 
@@ -209,10 +212,11 @@ impl ServerBuilder {
         };
         let engines = Engines::prepare(self.engine, &config, threads).map_err(BindError::Engine)?;
         let shared = self.shared(&self.limits, engines.wakers().into_iter());
+        let seats = self.seats(&shared)?;
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
         ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
-        Ok(Bound { builder: self, engines, sockets, addresses, shared, ceiling })
+        Ok(Bound { builder: self, engines, sockets, addresses, seats, shared, ceiling })
     }
 }
 
@@ -265,6 +269,29 @@ impl ServerBuilder {
         self.listeners.iter().map(|described| described.listener.answer().clone()).collect()
     }
 
+    /// Who may connect to each listener.
+    pub(super) fn access_lists(&self) -> Vec<AccessList> {
+        self.listeners.iter().map(|described| described.listener.access_list().clone()).collect()
+    }
+
+    /// What the connections of each listener, and then of each client, are counted at besides.
+    pub(super) fn limiters(&self) -> Vec<Option<ConnectionLimiter>> {
+        let listeners = self.listeners.iter().map(|described| described.listener.its_limiter().cloned());
+        listeners.chain(self.clients.iter().map(|described| described.limiter.clone())).collect()
+    }
+
+    /// The places of the listeners at their limiters, which wake the acceptor.
+    pub(super) fn seats(&self, shared: &ServerShared) -> Result<Vec<Option<Seat>>, LimitsError> {
+        let sit = |described: &Described| match described.listener.its_limiter() {
+            Some(limiter) => {
+                let seat = limiter.sit(shared.threads[0].waker.clone());
+                seat.map(Some).ok_or_else(LimitsError::limiter_seats)
+            }
+            None => Ok(None),
+        };
+        self.listeners.iter().map(sit).collect()
+    }
+
     /// What a connection takes in the tables of handlers at worst, and while it is connecting. Each listener and each client has a
     /// table of its own, which keeps what it once needed: so the sum over them.
     fn handler_bytes(&self) -> usize {
@@ -285,9 +312,14 @@ impl ServerBuilder {
     pub(super) fn shared(&self, limits: &Limits, wakers: impl Iterator<Item = Waker>) -> Arc<ServerShared> {
         let (slots, connects) = (limits.max_connections, limits.connects_waiting);
         let tables = self.listeners.len() + self.clients.len();
-        let threads: Vec<_> = wakers.map(|waker| ThreadShared::new(waker, slots, connects, tables)).collect();
-        let publishing = Publishing::new(threads.len(), limits.group_limits(), self.groups);
-        let shared = ServerShared::new(threads, limits.tickets(), publishing);
+        let wakers: Vec<Waker> = wakers.collect();
+        let count = wakers.len();
+        let jobs = limits.offload_jobs_per_thread(count) as usize;
+        let thread = |waker| ThreadShared::new(waker, slots, connects, tables, jobs);
+        let threads: Vec<_> = wakers.into_iter().map(thread).collect();
+        let publishing = Publishing::new(count, limits.group_limits(), self.groups);
+        let pool = OffloadPool::new(limits.offload_workers, jobs * count);
+        let shared = ServerShared::new(threads, limits.tickets(), publishing, pool, limits.client_limits());
         // A builder is bound once.
         let _ = self.for_connectors.set(Arc::clone(&shared));
         shared
@@ -359,6 +391,14 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// A worker for offloaded jobs could not be started.
+    #[error("can't start worker {worker} of Limits::offload_workers: {source}")]
+    StartWorker {
+        /// Which worker, from 0.
+        worker: usize,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The engine of a thread failed.
     #[error("the engine of I/O thread {thread} failed: {source}")]
     Engine {
@@ -381,6 +421,7 @@ pub struct Bound {
     engines: Engines,
     sockets: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    seats: Vec<Option<Seat>>,
     shared: Arc<ServerShared>,
     ceiling: Ceiling,
 }
@@ -411,11 +452,11 @@ impl Bound {
     /// # Errors
     /// [`RunError`] when an I/O thread could not be started or failed; the others are stopped then.
     pub fn run(self) -> Result<Report, RunError> {
-        let Self { builder, engines, sockets, addresses, shared, .. } = self;
+        let Self { builder, engines, sockets, addresses, seats, shared, .. } = self;
         match engines {
             #[cfg(target_os = "linux")]
-            Engines::Uring(engines) => Running { builder, sockets, addresses, shared }.run(engines),
-            Engines::Readiness(engines) => Running { builder, sockets, addresses, shared }.run(engines),
+            Engines::Uring(engines) => Running { builder, sockets, addresses, seats, shared }.run(engines),
+            Engines::Readiness(engines) => Running { builder, sockets, addresses, seats, shared }.run(engines),
         }
     }
 }
@@ -425,6 +466,7 @@ struct Running {
     builder: ServerBuilder,
     sockets: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    seats: Vec<Option<Seat>>,
     shared: Arc<ServerShared>,
 }
 
@@ -434,8 +476,10 @@ impl Running {
         P: PreparedEngine,
         <P::Engine as Engine>::Listener: From<TcpListener>,
     {
-        let Self { builder, sockets, addresses, shared } = self;
+        let Self { builder, sockets, addresses, mut seats, shared } = self;
         let reserve = SendReserve::new(builder.limits.send_memory_bytes);
+        let workers = Workers::start(&shared, builder.limits.shutdown_grace);
+        let workers = workers.map_err(|(worker, source)| RunError::StartWorker { worker, source })?;
         let handovers: Vec<Handover<<P::Engine as Engine>::Stream>> =
             engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
         let threads_all = engines.len();
@@ -444,11 +488,12 @@ impl Running {
         let answers = builder.busy_answers();
         let mut failure = None;
         for (number, engine) in engines.into_iter().enumerate() {
-            let listeners = sockets.take();
+            let (listeners, seats) = (sockets.take(), std::mem::take(&mut seats));
             let (makers, clients, flows) = (builder.table_makers(), builder.outgoing(), builder.flows(&builder.limits));
             let (limits, addresses, handovers) = (builder.limits.clone(), addresses.clone(), handovers.clone());
             let (of_thread, reserve) = (Arc::clone(&shared), reserve.clone());
-            let accepting = limits.accepting(answers.clone());
+            let accepting = limits.accepting(answers.clone(), builder.access_lists());
+            let limiters = builder.limiters();
             let body = move || {
                 let mut stop = StopOnFailure { shared: Arc::clone(&of_thread), well: false };
                 let engine = engine.start().map_err(|source| RunError::Start { thread: number, source })?;
@@ -456,6 +501,8 @@ impl Running {
                     number,
                     engine,
                     listeners,
+                    seats,
+                    limiters,
                     addresses,
                     clients,
                     tables: makers.iter().map(|make| make(&limits)).collect(),
@@ -469,6 +516,7 @@ impl Running {
                     sends_outstanding: limits.sends_outstanding_per_thread(threads_all),
                     groups_per_connection: limits.groups_per_connection,
                     timers_per_connection: limits.timers_per_connection,
+                    offload_jobs: limits.offload_jobs_shares(threads_all),
                     shutdown_grace: limits.shutdown_grace,
                 };
                 let tally = IoThread::new(setup).run().map_err(|source| RunError::Engine { thread: number, source })?;
@@ -495,6 +543,8 @@ impl Running {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
+        // Their connections are over: what has not begun is dropped.
+        drop(workers);
         failure.map_or(Ok(report), Err)
     }
 }

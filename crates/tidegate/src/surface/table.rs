@@ -1,5 +1,7 @@
 //! Handlers of one type, behind the face that the loop knows.
 
+use std::any::Any;
+
 use crossbeam_queue::ArrayQueue;
 
 use crate::connection::CloseReason;
@@ -87,6 +89,12 @@ impl<H: Handler, F: Fn(&Arrival<'_>) -> H> Handlers for Table<H, F> {
 
     fn on_message(&mut self, key: u32, view: View<'_>) {
         if let Some(message) = self.message.take() {
+            self.with(key, view, |handler, connection| handler.on_message(connection, message));
+        }
+    }
+
+    fn on_result(&mut self, key: u32, view: View<'_>, result: &mut dyn Any) {
+        if let Some(message) = result.downcast_mut::<Option<H::Message>>().and_then(Option::take) {
             self.with(key, view, |handler, connection| handler.on_message(connection, message));
         }
     }

@@ -7,7 +7,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use tidegate::{
-    Accepted, BindError, Buffer, CloseReason, Connection, Handler, Limits, Listener, RefusedBecause, Server, WhenFull,
+    Accepted, BindError, Buffer, CloseReason, Connection, ConnectionLimiter, Handler, Limits, Listener, RefusedBecause,
+    Server, WhenFull,
 };
 
 use crate::harness::{DEADLINE, Running, any_port, fill, read_to_end};
@@ -163,7 +164,7 @@ fn a_full_server_that_refuses_tells_why_at_once_and_serves_again_when_there_is_r
     let report = server.drained();
     assert_eq!((report.connections(), report.refused(RefusedBecause::Full)), (4, 201 + refused));
     let causes: Vec<_> = report.refused_by_cause().collect();
-    assert_eq!(causes, [("full", 201 + refused), ("per_ip", 0), ("unserved", 0)]);
+    assert_eq!(causes, [("full", 201 + refused), ("per_ip", 0), ("unserved", 0), ("denied", 0), ("limiter", 0)]);
 }
 
 #[test]
@@ -360,4 +361,25 @@ fn a_busy_answer_that_is_too_long_is_refused_with_its_numbers() {
         }
         other => panic!("not refused: {other:?}"),
     }
+}
+
+#[test]
+fn servers_that_share_a_limiter_wake_each_other() {
+    let limiter = ConnectionLimiter::new(1);
+    let start = || serve(Limits::default(), any_port().limiter(&limiter));
+    let ((one, _seen), (other, seen)) = (start(), start());
+    let mut first = one.connect();
+    first.write_all(b"1").expect("it is taken");
+    let mut byte = [0];
+    first.read_exact(&mut byte).expect("an echo");
+    let mut second = other.connect();
+    second.write_all(b"2").expect("it is taken");
+    assert!(seen.try_recv().is_err(), "there is one place, and the first has it");
+    drop(first);
+    second.read_exact(&mut byte).expect("an echo, once the first is gone");
+    assert_eq!((byte, limiter.connections()), (*b"2", 1));
+    drop(second);
+    one.drained();
+    other.drained();
+    assert_eq!(limiter.connections(), 0);
 }

@@ -327,16 +327,16 @@ fn a_queue_that_is_full_gives_the_target_back_with_the_numbers() {
     let bound = builder.threads(NonZeroUsize::new(2).expect("not zero")).engine(engine()).bind().expect("sound limits");
     let target = Target::new(SocketAddr::from(([127, 0, 0, 1], 9))).tag(5);
     for _ in 0..3 {
-        connector.connect(target.on_thread(1)).expect("room");
+        connector.connect(target.clone().on_thread(1)).expect("room");
     }
-    let refused = connector.connect(target.on_thread(1)).expect_err("no room");
-    assert_eq!(refused.target, target.on_thread(1));
+    let refused = connector.connect(target.clone().on_thread(1)).expect_err("no room");
+    assert_eq!(*refused.target, target.clone().on_thread(1));
     assert_eq!(refused.reason, ConnectRefusal::QueueFull { waiting: 3, limit: 3 });
     // The other thread has room.
     for _ in 0..3 {
-        connector.connect(target).expect("room");
+        connector.connect(target.clone()).expect("room");
     }
-    let refused = connector.connect(target).expect_err("no room");
+    let refused = connector.connect(target.clone()).expect_err("no room");
     assert_eq!(refused.reason, ConnectRefusal::QueueFull { waiting: 6, limit: 3 });
     assert!(refused.to_string().contains("connects_waiting"), "{refused}");
     let refused = connector.connect(target.on_thread(2)).expect_err("there are two");
@@ -459,7 +459,7 @@ fn many_threads_asking_at_once_never_exceed_the_limit_and_every_request_has_one_
             std::thread::spawn(move || {
                 for number in 0..EACH {
                     let target = Target::new(address).tag(asker * EACH + number);
-                    while let Err(refused) = connector.connect(target) {
+                    while let Err(refused) = connector.connect(target.clone()) {
                         assert!(matches!(refused.reason, ConnectRefusal::QueueFull { .. }), "{refused}");
                         std::thread::yield_now();
                     }

@@ -5,6 +5,7 @@ mod clients;
 mod endings;
 mod harness;
 mod messages;
+mod offload;
 mod pace;
 mod panics;
 mod sending;

@@ -4,17 +4,19 @@ mod client;
 pub mod expected;
 mod gossip;
 mod news;
+mod offload;
 mod publishing;
 mod services;
 
 use std::time::Duration;
 
 use tidegate::sim::{Simulation, Violation};
-use tidegate::{FlowControl, Limits, Listener, MinProgress, Report, Server};
+use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Report, Server};
 
 use self::client::EchoClient;
 use self::gossip::{Gossiping, Village};
 use self::news::{Newsroom, Reader, Reporter};
+use self::offload::Offloads;
 use self::publishing::{Publisher, Subscriber};
 use self::services::{Echo, Later, Moody, Witness};
 
@@ -38,7 +40,9 @@ const MOODY: u64 = 2;
 /// The number of the service that publishes to each connection, and of the one whose connections are a group.
 const PUBLISHING: u64 = 4;
 const NEWS: u64 = 5;
-const SERVICES: u64 = 6;
+/// The number of the service whose work is done elsewhere.
+const OFFLOADS: u64 = 6;
+const SERVICES: u64 = 7;
 
 /// Runs the servers of `seed` in a hostile world, with limits and clients that the seed chooses too.
 ///
@@ -56,25 +60,35 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let complaints = witness.complaints.clone();
     let room = Newsroom::new(group, &limits, complaints.clone());
     let prompt = witness.of_a_prompt_service();
-    let (later, moody, publisher, gossip) = (witness.clone(), witness.clone(), witness.of_a_publisher(), witness);
+    let (later, moody, publisher, gossip) =
+        (witness.clone(), witness.clone(), witness.of_a_publisher(), witness.clone());
+    let offloads = witness;
     let village = Village::default();
+    // Two of the listeners share a limit, which is now and then too small for both.
+    let limiter = ConnectionLimiter::new(2 + simulation.random_below(16) as u32);
     let server = builder
         .limits(limits)
-        .listen(Listener::tcp(([10, 0, 0, 1], 7007).into()), move |_| Echo { witness: prompt.clone() })
-        .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()), move |_| Later::new(later.clone()))
+        .listen(Listener::tcp(([10, 0, 0, 1], 7007).into()).limiter(&limiter), move |_| Echo {
+            witness: prompt.clone(),
+        })
+        .listen(Listener::tcp(([10, 0, 0, 1], 7008).into()).limiter(&limiter), move |_| Later::new(later.clone()))
         .listen(Listener::tcp(([10, 0, 0, 1], 7009).into()), move |_| Moody { witness: moody.clone(), handle: None })
         .listen(Listener::tcp(([10, 0, 0, 1], 7010).into()), move |_| Gossiping::new(village.clone(), gossip.clone()))
         .listen(Listener::tcp(([10, 0, 0, 1], 7011).into()).flow(flow.clone()), move |_| {
             Publisher::new(publisher.clone())
         })
-        .listen(Listener::tcp(([10, 0, 0, 1], 7012).into()).flow(of_news.clone()), move |_| {
-            Reporter::new(room.clone())
-        });
+        .listen(Listener::tcp(([10, 0, 0, 1], 7012).into()).flow(of_news.clone()), move |_| Reporter::new(room.clone()))
+        .listen(Listener::tcp(([10, 0, 0, 1], 7013).into()), move |_| Offloads::new(offloads.clone()));
     let addresses = match simulation.serve(server) {
         Ok(addresses) => addresses,
         Err(error) => panic!("seed {seed}: {error}"),
     };
     simulation.check("what handlers see", move |_| complaints.check());
+    let watched = limiter.clone();
+    simulation.check("the limiter", move |_| match watched.connections() {
+        connections if connections > watched.most() => Err(format!("{connections} of {}", watched.most())),
+        _ => Ok(()),
+    });
     // Draining may come when it likes only where nobody counts on the end of an echo.
     let is_interrupted = simulation.random_below(3) == 0;
     while simulation.completions() < COMPLETIONS_LEAST || simulation.opened() < CONNECTIONS_LEAST {
@@ -87,6 +101,7 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         simulation.after(after, |simulation| simulation.handle().drain());
     }
     let report = simulation.run()?;
+    assert_eq!(limiter.connections(), 0, "seed {seed}: places of the limiter have not come back");
     let (hash, events) = (simulation.trace_hash(), simulation.trace_count());
     let outcome = Outcome { report, hash, events, completions: simulation.completions() };
     Ok((outcome, simulation))
@@ -103,8 +118,8 @@ fn wave(
     for _ in 0..8 + simulation.random_below(12) {
         let service = simulation.random_below(SERVICES);
         let after = Duration::from_micros(simulation.random_below(2_000_000));
-        // A gossip may be aborted by another one.
-        let is_lenient = is_lenient || service >= MOODY;
+        // A gossip may be aborted by another one; an echo by way of jobs is as sure as any.
+        let is_lenient = is_lenient || (service >= MOODY && service != OFFLOADS);
         let address = addresses[service as usize];
         let client = if service == PUBLISHING {
             let client = Subscriber::new(simulation, flow);
@@ -145,6 +160,9 @@ fn limits(simulation: &Simulation, is_impatient: bool) -> Limits {
         send_queue_messages: 2 + simulation.random_below(60) as u32,
         high_mark_bytes: queue / 2,
         low_mark_bytes: queue / 4,
+        offload_workers: 1 + simulation.random_below(3) as u32,
+        offload_jobs: 1 + simulation.random_below(30) as u32,
+        offload_jobs_per_connection: 1 + simulation.random_below(8) as u32,
         mailbox_messages: 1 + simulation.random_below(20) as usize,
         close_timeout: Duration::from_millis(100 + simulation.random_below(2_000)),
         shutdown_grace: Duration::from_millis(100 + simulation.random_below(2_000)),

@@ -84,6 +84,8 @@ impl Witness {
             CloseReason::SlowConsumer => false,
             // The system is never out of memory for 10 s.
             CloseReason::SystemMemory => false,
+            // No job panics.
+            CloseReason::OffloadPanicked => false,
             _ => true,
         };
         if !fits {

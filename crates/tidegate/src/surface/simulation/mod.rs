@@ -1,6 +1,7 @@
 //! The same server in a simulated world.
 
 mod client;
+mod jobs;
 mod running;
 mod script;
 mod violation;
@@ -20,6 +21,7 @@ use crate::surface::{BindError, Report, ServerBuilder, ServerHandle};
 use crate::sync::Arc;
 use crate::time::Time;
 
+use self::jobs::Jobs;
 use self::running::{Invariant, Plan};
 
 pub use self::client::{Client, ClientId, Next, Peer};
@@ -83,6 +85,7 @@ pub struct Simulation {
     plans: BTreeMap<(Time, u64), Plan>,
     plans_made: u64,
     invariants: Vec<Invariant>,
+    jobs: Jobs,
     report: Report,
     steps: u64,
     steps_max: u64,
@@ -128,6 +131,7 @@ impl Simulation {
             plans: BTreeMap::new(),
             plans_made: 0,
             invariants: Vec::new(),
+            jobs: Jobs::default(),
             report: Report::default(),
             steps: 0,
             steps_max: 20_000_000,
@@ -165,6 +169,7 @@ impl Simulation {
         };
         let engines: Vec<SimEngine> = (0..threads).map(|_| SimEngine::new(&self.world, config.clone())).collect();
         let shared = builder.shared(&limits, engines.iter().map(engine_waker));
+        let mut seats = builder.seats(&shared)?;
         let reserve = SendReserve::new(limits.send_memory_bytes);
         let handovers: Vec<Handover<SimStream>> =
             engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
@@ -174,6 +179,8 @@ impl Simulation {
                 number,
                 engine,
                 listeners: listeners.take(),
+                seats: std::mem::take(&mut seats),
+                limiters: builder.limiters(),
                 addresses: addresses.clone(),
                 clients: builder.outgoing(),
                 tables: builder.make_tables(&limits),
@@ -182,11 +189,12 @@ impl Simulation {
                 reserve: reserve.clone(),
                 flow: limits.flow(),
                 flows: builder.flows(&limits),
-                accepting: limits.accepting(builder.busy_answers()),
+                accepting: limits.accepting(builder.busy_answers(), builder.access_lists()),
                 active_max: limits.active_share(number, threads),
                 sends_outstanding: limits.sends_outstanding_per_thread(threads),
                 groups_per_connection: limits.groups_per_connection,
                 timers_per_connection: limits.timers_per_connection,
+                offload_jobs: limits.offload_jobs_shares(threads),
                 shutdown_grace: limits.shutdown_grace,
             };
             self.threads.push(Some(IoThread::new(setup)));
@@ -327,6 +335,11 @@ impl Simulation {
                 return Err(self.violation(format!("{sends} sends of a thread in flight, but the limit is {most}")));
             }
         }
+        for (jobs, most) in self.threads.iter().flatten().map(IoThread::offloads_outstanding) {
+            if jobs > most {
+                return Err(self.violation(format!("{jobs} jobs of a thread outstanding, but the limit is {most}")));
+            }
+        }
         let limit = self.threads.iter().flatten().map(IoThread::queue_bytes_limit).max().unwrap_or(0);
         let queued = self.threads.iter_mut().flatten().map(IoThread::queued_bytes_max).max().unwrap_or(0);
         if queued > limit {
@@ -371,6 +384,10 @@ impl Simulation {
                     return Err(self.violation(what));
                 }
             }
+        }
+        let jobs = self.server.as_ref().map_or(0, |server| server.shared.pool.waiting()) + self.jobs.running();
+        if jobs > 0 {
+            return Err(self.violation(format!("{jobs} offloaded jobs are left")));
         }
         let ended: u64 = self.report.closed_by_reason().map(|(_, count)| count).sum();
         if ended != self.report.connections() {

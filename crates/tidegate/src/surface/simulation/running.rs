@@ -216,8 +216,11 @@ impl Simulation {
 
     fn turn_thread(&mut self, number: usize) -> Result<(), Violation> {
         let Some(thread) = self.threads.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
-        match thread.turn() {
-            Ok(Turn::Running) => match thread.forgotten_debt() {
+        let turn = thread.turn();
+        let forgotten = thread.forgotten_debt();
+        self.begin_jobs();
+        match turn {
+            Ok(Turn::Running) => match forgotten {
                 Some(what) => Err(self.violation(what)),
                 None => Ok(()),
             },
