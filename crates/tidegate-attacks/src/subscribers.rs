@@ -286,11 +286,11 @@ fn print_run(what: &str, run: &Run) {
 fn load(program: &Path, address: &str, connections: u32, time: Duration, flags: &[String]) -> Result<Child, String> {
     Command::new(program)
         .args(["load", address, "--expect", "ticker", "--json", "--connections", &connections.to_string()])
-        .args(["--duration", &format!("{}s", time.as_secs()), "--threads", "1"])
+        .args(["--duration", &format!("{}s", time.as_secs())])
         .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("{}: {error}", program.display()))
 }
@@ -299,7 +299,9 @@ fn load(program: &Path, address: &str, connections: u32, time: Duration, flags: 
 fn result(child: Child) -> Result<Crowd, String> {
     let output = child.wait_with_output().map_err(|error| format!("a crowd of subscribers: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let json = serde_json::from_str(text.trim()).map_err(|error| format!("a crowd said `{text}`: {error}"))?;
+    let json = serde_json::from_str(text.trim()).map_err(|error| {
+        format!("a crowd said `{text}` ({error}) and on stderr `{}`", String::from_utf8_lossy(&output.stderr).trim())
+    })?;
     Ok(Crowd { json })
 }
 
