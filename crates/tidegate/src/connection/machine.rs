@@ -3,11 +3,11 @@
 use std::io;
 
 use super::marks::{Mark, Marks};
-use super::messages::{List, MESSAGE_OVERHEAD_BYTES, Pools};
+use super::messages::{List, Pools};
 use super::strain::NO_STRAIN;
 use super::{CloseReason, Refusal, Refused, Sent};
 use crate::engine::CloseMode;
-use crate::memory::{Buffer, Gather, Payload, Piece};
+use crate::memory::{Buffer, Gather, MESSAGE_OVERHEAD_BYTES, Payload, Piece};
 use crate::time::Time;
 
 /// Data for the handler, with send memory charged ahead so that a reply is sure to be taken.

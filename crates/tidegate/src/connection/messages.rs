@@ -3,11 +3,7 @@
 use std::rc::Rc;
 
 use super::{Flow, Flows, SendTurns};
-use crate::memory::{Gather, Piece, ReceiveArena, SendLease};
-
-/// What a waiting message is charged besides its payload, in bytes: its node here (56), its place in a gather
-/// while it is sent (48, and as much again while the gather grows), and its slice for the kernel (16, likewise).
-pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 192;
+use crate::memory::{Gather, MESSAGE_OVERHEAD_BYTES, Piece, ReceiveArena, SendLease};
 
 const NONE: u32 = u32::MAX;
 

@@ -25,7 +25,7 @@ pub(crate) use flow::Flow;
 pub use flow::MinProgress;
 pub(crate) use machine::{Delivery, Machine, Step};
 use messages::List;
-pub(crate) use messages::{MESSAGE_OVERHEAD_BYTES, Pools};
+pub(crate) use messages::Pools;
 pub use overflow::{Ask, Decision, FlowControl, FlowError, Overflow, QueueState};
 pub(crate) use published::OldPayloads;
 pub use reason::CloseReason;

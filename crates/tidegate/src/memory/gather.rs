@@ -5,6 +5,10 @@ use std::collections::VecDeque;
 use super::Payload;
 use crate::time::Time;
 
+/// What a waiting message is charged besides its payload, in bytes: its node in a list of messages (56), its place in a gather
+/// while it is sent (48, and as much again while the gather grows), and its slice for the kernel (16, likewise).
+pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 192;
+
 /// A payload on its way, with what it is charged.
 #[derive(Debug)]
 pub(crate) struct Piece {
@@ -12,8 +16,16 @@ pub(crate) struct Piece {
     pub payload: Payload,
     /// What its connection is charged for it in send memory, in bytes.
     pub charge_bytes: usize,
-    /// What it counts against the limit of its connection's send queue, in bytes.
+    /// What it counts against the limit of its connection's send queue, in bytes: 0 for what a filter has made, which was never in it.
     pub held_bytes: usize,
+}
+
+impl Piece {
+    /// Whether a filter has made it, in contrast to a message (which is never empty).
+    #[cfg_attr(not(test), expect(dead_code, reason = "the machine doesn't know filters yet"))]
+    pub(crate) fn is_made(&self) -> bool {
+        self.held_bytes == 0
+    }
 }
 
 /// Payloads that go out together, in order, by one gathered send.

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::connection::{Flow, FlowControl, MESSAGE_OVERHEAD_BYTES, MinProgress, Overflow};
+use crate::connection::{Flow, FlowControl, MinProgress, Overflow};
 use crate::engine::SocketOptions;
 use crate::io_thread::{
     Accepting, AccessList, ClientLimits, ConnectionLimiter, GroupLimits, MAINTAINED_BYTES, MEMBERSHIP_BYTES,
     OFFLOAD_JOB_BYTES, REQUEST_BYTES, WhenFull,
 };
-use crate::memory::{ArenaConfig, PAGE_BYTES};
+use crate::memory::{ArenaConfig, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES};
 use crate::surface::workers::WORKER_STACK_BYTES;
 
 /// What a server may use: each bound has a name here.

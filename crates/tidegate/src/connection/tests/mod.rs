@@ -13,7 +13,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::*;
-use crate::memory::{ArenaConfig, ArenaMemory, Buffer, Gather, Payload, ReceiveArena, SendLease, SendReserve};
+use crate::memory::{
+    ArenaConfig, ArenaMemory, Buffer, Gather, MESSAGE_OVERHEAD_BYTES, Payload, ReceiveArena, SendLease, SendReserve,
+};
 use crate::time::Time;
 
 /// The connection slot that all tests use.
