@@ -1,10 +1,11 @@
 //! What a filter writes from, and where to.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use super::stack::Level;
 use super::{FilterContext, FilterError};
-use crate::memory::{MESSAGE_OVERHEAD_BYTES, Payload, Piece};
+use crate::memory::{MESSAGE_OVERHEAD_BYTES, Payload, Piece, made_charge_bytes};
 
 /// The send queue, as the highest filter writes from it.
 pub(crate) trait Outgoing {
@@ -23,6 +24,26 @@ impl Begun {
     pub(super) fn into_piece(self) -> Piece {
         self.piece
     }
+
+    pub(super) fn piece(&self) -> &Piece {
+        &self.piece
+    }
+
+    /// Bytes that are left.
+    pub(super) fn left_bytes(&self) -> usize {
+        self.piece.payload.len() - self.consumed
+    }
+}
+
+/// What the filters of a connection may make in one call of [`Stack::write`](super::Stack::write), in bytes: charged ahead. What one filter has made
+/// and another has consumed may be made again.
+pub(crate) struct Budget(Cell<usize>);
+
+impl Budget {
+    /// So many bytes.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(Cell::new(bytes))
+    }
 }
 
 /// What is above a filter: the filter over it, or the queue of messages.
@@ -31,6 +52,7 @@ pub struct Above<'a> {
     pub(super) queue: &'a mut dyn Outgoing,
     /// What the filter has not consumed of what it got last.
     pub(super) left: &'a mut Option<Begun>,
+    pub(super) budget: &'a Budget,
 }
 
 impl Above<'_> {
@@ -43,7 +65,7 @@ impl Above<'_> {
         if self.left.is_none() {
             let piece = match self.levels.split_first_mut() {
                 None => self.queue.next(),
-                Some((level, levels)) => level.written(levels, self.queue, down.room_bytes, context)?,
+                Some((level, levels)) => level.written(levels, self.queue, down, context)?,
             };
             *self.left = piece.map(|piece| Begun { piece, consumed: 0 });
         }
@@ -73,7 +95,11 @@ impl Above<'_> {
         if count == length
             && let Some(begun) = self.left.take()
         {
-            context.refund_bytes += begun.piece.charge_bytes;
+            if begun.piece.is_made() {
+                self.budget.0.set(self.budget.0.get().saturating_add(begun.piece.charge_bytes));
+            } else {
+                context.refund_bytes += begun.piece.charge_bytes;
+            }
         }
     }
 
@@ -97,13 +123,20 @@ impl Above<'_> {
 /// What goes down from a filter: to the one below, or into the next send.
 pub struct Down<'a> {
     pub(super) pieces: &'a mut VecDeque<Piece>,
+    /// What the wire has room for.
     pub(super) room_bytes: usize,
+    pub(super) budget: &'a Budget,
+    /// What of the budget is kept for the filters below.
+    pub(super) kept_bytes: usize,
+    /// What is kept for the filter itself.
+    pub(super) own_bytes: usize,
 }
 
 impl Down<'_> {
     /// How many bytes may be put in now by [`push`](Self::push), in one piece.
     pub fn room_bytes(&self) -> usize {
-        self.room_bytes.saturating_sub(MESSAGE_OVERHEAD_BYTES)
+        let charged_ahead = self.budget.0.get().saturating_sub(self.kept_bytes);
+        self.room_bytes.min(charged_ahead).saturating_sub(MESSAGE_OVERHEAD_BYTES)
     }
 
     /// Puts in bytes that the filter has made. An empty payload is ignored.
@@ -112,17 +145,14 @@ impl Down<'_> {
     /// If there is no room for them: it was charged ahead, and more than that would be in no account.
     pub fn push(&mut self, payload: impl Into<Payload>) {
         let payload = payload.into();
-        let charge_bytes = payload.charge_bytes().max(payload.len());
         if payload.is_empty() {
             return;
         }
-        assert!(
-            charge_bytes <= self.room_bytes(),
-            "a filter wrote {charge_bytes} bytes, with room for {}",
-            self.room_bytes()
-        );
-        let charge_bytes = charge_bytes + MESSAGE_OVERHEAD_BYTES;
+        let charge_bytes = made_charge_bytes(&payload);
+        let (made_bytes, room_bytes) = (charge_bytes - MESSAGE_OVERHEAD_BYTES, self.room_bytes());
+        assert!(made_bytes <= room_bytes, "a filter wrote {made_bytes} bytes, with room for {room_bytes}");
         self.room_bytes -= charge_bytes;
+        self.budget.0.set(self.budget.0.get() - charge_bytes);
         self.pieces.push_back(Piece { payload, charge_bytes, held_bytes: 0 });
     }
 

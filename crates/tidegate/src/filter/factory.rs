@@ -50,6 +50,12 @@ pub struct Description {
     pub certificates: Vec<Vec<u8>>,
 }
 
+impl Description {
+    /// Nothing.
+    pub(crate) const NONE: Self =
+        Self { source: None, destination: None, protocol: None, server_name: None, certificates: Vec::new() };
+}
+
 /// Makes one filter for each connection of a listener or client.
 pub trait FilterFactory: Send + Sync + 'static {
     /// What each of the filters takes.

@@ -33,10 +33,17 @@
 //! - **Ending.** When the handler has finished and the queue is empty, [`Filter::finish`] is called once, from the top down; each filter's last bytes go
 //!   through those below it. When the bottom one has nothing more, the wire is half-closed.
 //! - **The peer's end** comes from below as [`Fill::Finished`]. The filter decides what it means: the end, or a truncation.
-//! - **Joining later.** A filter may be added to a connection that is open. What was received and not read by then is read through it,
-//!   what was sent by then goes out before it; it is on top of the others.
+//! - **Joining later.** A filter may be added to a connection that is open ([`Connection::add_filter`](crate::Connection::add_filter)). What was received and
+//!   not read by then is read through it, what was sent by then goes out before it; it is on top of the others. Until it is established, the
+//!   connection is read from for its sake, even if the handler has paused.
+//! - **Failing.** A [`FilterError`] ends the connection with the [`CloseReason`](crate::CloseReason) that belongs to it; with a
+//!   [farewell](FilterError::with_farewell), what filters still want to write goes out first. A panic is one of the handler's.
+//! - **Pausing.** A filter is not read while the handler takes nothing: see [`FilterContext::is_reading`]. It is written from all the same.
 //! - **Memory.** What a filter keeps for as long as it lives is declared by its factory ([`Reserve`]) and counted for every connection
-//!   in the ceiling. What it makes for the wire is charged to the connection; the room that it is given is charged ahead.
+//!   in the ceiling. What it makes for the wire is charged to the connection; the room that it is given is charged ahead. Of what it has
+//!   declared to write it can always write all when nothing is in flight, whatever others hold.
+//!
+//! `docs/filters.md` in the repository has the whole of it.
 
 mod above;
 mod below;
@@ -47,8 +54,8 @@ mod stack;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod tests;
 
-pub(crate) use above::Outgoing;
 pub use above::{Above, Down};
+pub(crate) use above::{Budget, Outgoing};
 pub(crate) use below::Incoming;
 pub use below::{Below, Fill};
 pub use context::FilterContext;

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::above::Begun;
-use super::{Above, Below, Description, Down, Filter, FilterContext, FilterError, Incoming, Outgoing, Read};
-use crate::memory::{Buffer, Piece};
+use super::{Above, Below, Budget, Description, Down, Filter, FilterContext, FilterError, Incoming, Outgoing, Read};
+use crate::memory::{Buffer, MESSAGE_OVERHEAD_BYTES, Piece};
 use crate::time::Time;
 
 /// A filter with what it has not consumed of its neighbours.
@@ -20,11 +20,15 @@ pub(super) struct Level {
     is_at_end: bool,
     /// It was told to finish.
     is_finishing: bool,
+    /// What is kept for what it makes, in bytes.
+    own_bytes: usize,
 }
 
 impl Level {
-    fn new(filter: Box<dyn Filter>) -> Self {
-        Self { filter, unread: None, unwritten: None, written: VecDeque::new(), is_at_end: false, is_finishing: false }
+    fn new(filter: Box<dyn Filter>, write_bytes: usize) -> Self {
+        let own_bytes = if write_bytes == 0 { 0 } else { write_bytes + MESSAGE_OVERHEAD_BYTES };
+        let (unread, unwritten, written) = (None, None, VecDeque::new());
+        Self { filter, unread, unwritten, written, is_at_end: false, is_finishing: false, own_bytes }
     }
 
     pub(super) fn read(
@@ -42,17 +46,24 @@ impl Level {
         Ok(read)
     }
 
-    /// The next piece that this filter has written, if it has any.
+    /// The next piece that this filter has written for the one below it, which writes to `below`; if it has any.
     pub(super) fn written(
         &mut self,
         levels: &mut [Level],
         queue: &mut dyn Outgoing,
-        room_bytes: usize,
+        below: &Down<'_>,
         context: &mut FilterContext<'_>,
     ) -> Result<Option<Piece>, FilterError> {
         if self.written.is_empty() {
-            let mut above = Above { levels, queue, left: &mut self.unwritten };
-            self.filter.write(&mut above, &mut Down { pieces: &mut self.written, room_bytes }, context)?;
+            let mut above = Above { levels, queue, left: &mut self.unwritten, budget: below.budget };
+            let mut down = Down {
+                pieces: &mut self.written,
+                room_bytes: below.room_bytes,
+                budget: below.budget,
+                kept_bytes: below.kept_bytes + below.own_bytes,
+                own_bytes: self.own_bytes,
+            };
+            self.filter.write(&mut above, &mut down, context)?;
         }
         Ok(self.written.pop_front())
     }
@@ -60,6 +71,16 @@ impl Level {
     /// Whether nothing waits in it.
     fn is_dry(&self) -> bool {
         self.unwritten.is_none() && self.written.is_empty() && !self.filter.wants_write()
+    }
+
+    /// The pieces that wait in it.
+    fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.unwritten.iter().map(Begun::piece).chain(&self.written)
+    }
+
+    /// Takes out the pieces that wait in it.
+    fn drop_pieces(&mut self, dropped: impl FnMut(Piece)) {
+        self.unwritten.take().map(Begun::into_piece).into_iter().chain(self.written.drain(..)).for_each(dropped);
     }
 }
 
@@ -69,14 +90,48 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// A stack of one filter.
+    /// A stack of one filter, for which nothing is kept.
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn new(filter: Box<dyn Filter>) -> Self {
-        Self { levels: vec![Level::new(filter)] }
+        let mut stack = Self::empty();
+        stack.add(filter);
+        stack
     }
 
-    /// Puts another filter on top.
+    /// A stack that waits for its first filter.
+    pub(crate) fn empty() -> Self {
+        Self { levels: Vec::new() }
+    }
+
+    /// Puts another filter on top, for which nothing is kept.
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn add(&mut self, filter: Box<dyn Filter>) {
-        self.levels.push(Level::new(filter));
+        self.join(filter, 0, None, std::iter::empty());
+    }
+
+    /// Puts another filter on top, which may have `write_bytes` on their way at any time. It reads `unread` first. What was `sent` before it
+    /// joins goes out before anything that it writes, as it is.
+    pub(crate) fn join(
+        &mut self,
+        filter: Box<dyn Filter>,
+        write_bytes: usize,
+        unread: Option<Buffer>,
+        sent: impl Iterator<Item = Piece>,
+    ) {
+        let mut level = Level::new(filter, write_bytes);
+        level.unread = unread;
+        level.written.extend(sent);
+        self.levels.push(level);
+    }
+
+    /// How many filters there are.
+    pub(crate) fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// What is kept for what the filters make, in bytes: for each, and in all.
+    pub(crate) fn own_bytes(&self) -> impl Iterator<Item = usize> {
+        self.levels.iter().map(|level| level.own_bytes)
     }
 
     /// The next data for the handler.
@@ -97,13 +152,62 @@ impl Stack {
         &mut self,
         queue: &mut dyn Outgoing,
         pieces: &mut VecDeque<Piece>,
-        room_bytes: usize,
+        mut room_bytes: usize,
+        budget: &Budget,
         context: &mut FilterContext<'_>,
     ) -> Result<(), FilterError> {
         let Some((bottom, levels)) = self.levels.split_first_mut() else { return Ok(()) };
-        debug_assert!(bottom.written.is_empty(), "the lowest filter writes straight into the send");
-        let mut above = Above { levels, queue, left: &mut bottom.unwritten };
-        bottom.filter.write(&mut above, &mut Down { pieces, room_bytes }, context)
+        // The lowest filter writes straight into the send: what is here was sent before it has joined.
+        while room_bytes > 0
+            && let Some(piece) = bottom.written.pop_front()
+        {
+            room_bytes = room_bytes.saturating_sub(piece.payload.len());
+            pieces.push_back(piece);
+        }
+        if room_bytes == 0 {
+            return Ok(());
+        }
+        let mut above = Above { levels, queue, left: &mut bottom.unwritten, budget };
+        let mut down = Down { pieces, room_bytes, budget, kept_bytes: 0, own_bytes: bottom.own_bytes };
+        bottom.filter.write(&mut above, &mut down, context)
+    }
+
+    /// What the filters have made and not yet put into a send, as it is charged, in bytes.
+    pub(crate) fn made_bytes(&self) -> usize {
+        let pieces = self.levels.iter().flat_map(Level::pieces);
+        pieces.filter(|piece| piece.is_made()).map(|piece| piece.charge_bytes).sum()
+    }
+
+    /// What the filters have made beyond what is kept for them, in bytes, with `gathered_bytes` of it on their way into a send. What upper ones have
+    /// made is never taken to be paid for by what is kept for lower ones, which would leave these nothing to get on with.
+    pub(crate) fn made_beyond_own_bytes(&self, gathered_bytes: usize) -> usize {
+        let charge = |piece: &Piece| if piece.is_made() { piece.charge_bytes } else { 0 };
+        let (mut made, mut own, mut beyond) = (0, 0, 0);
+        for (number, level) in self.levels.iter().enumerate().rev() {
+            made += level.written.iter().map(charge).sum::<usize>();
+            made += match number.checked_sub(1).map(|below| &self.levels[below].unwritten) {
+                Some(Some(begun)) => charge(begun.piece()),
+                Some(None) => 0,
+                None => gathered_bytes,
+            };
+            own += level.own_bytes;
+            beyond = beyond.max(made.saturating_sub(own));
+        }
+        beyond
+    }
+
+    /// What waits in the filters to be written, in bytes.
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        let of_level = |level: &Level| {
+            let written: usize = level.written.iter().map(|piece| piece.payload.len()).sum();
+            written + level.unwritten.as_ref().map_or(0, Begun::left_bytes)
+        };
+        self.levels.iter().map(of_level).sum()
+    }
+
+    /// Whether something that was received waits in it.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.levels.iter().any(|level| level.unread.is_some())
     }
 
     /// Whether a filter has something to write although the queue may be empty.
@@ -165,17 +269,10 @@ impl Stack {
         }
     }
 
-    /// Gives back every piece that was begun or written and not sent; the connection ends.
-    pub(crate) fn clear(&mut self, mut dropped: impl FnMut(Piece)) {
+    /// Takes out every piece that was begun or written and not sent.
+    pub(crate) fn drop_unwritten(&mut self, mut dropped: impl FnMut(Piece)) {
         for level in &mut self.levels {
-            level.unread = None;
-            level
-                .unwritten
-                .take()
-                .map(Begun::into_piece)
-                .into_iter()
-                .chain(level.written.drain(..))
-                .for_each(&mut dropped);
+            level.drop_pieces(&mut dropped);
         }
     }
 }

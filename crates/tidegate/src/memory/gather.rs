@@ -22,10 +22,14 @@ pub(crate) struct Piece {
 
 impl Piece {
     /// Whether a filter has made it, in contrast to a message (which is never empty).
-    #[cfg_attr(not(test), expect(dead_code, reason = "the machine doesn't know filters yet"))]
     pub(crate) fn is_made(&self) -> bool {
         self.held_bytes == 0
     }
+}
+
+/// What a filter is charged for a payload that it has made, in bytes.
+pub(crate) fn made_charge_bytes(payload: &Payload) -> usize {
+    payload.charge_bytes().max(payload.len()) + MESSAGE_OVERHEAD_BYTES
 }
 
 /// Payloads that go out together, in order, by one gathered send.
@@ -120,6 +124,12 @@ impl Gather {
     /// How many pieces are in it, one begun included.
     pub(crate) fn pieces(&self) -> usize {
         usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    /// What filters are charged for what they have made of it, in bytes, what is sent in part included.
+    pub(crate) fn made_bytes(&self) -> usize {
+        let made = self.first.iter().chain(&self.rest).filter(|piece| piece.is_made());
+        made.map(|piece| made_charge_bytes(&piece.payload)).sum()
     }
 
     /// Whether everything is sent.

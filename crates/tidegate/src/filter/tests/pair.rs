@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::filter::{Filter, FilterContext, FilterError, Incoming, Outgoing, Read, Stack};
+use crate::filter::{Budget, Filter, FilterContext, FilterError, Incoming, Outgoing, Read, Stack};
 use crate::memory::{Buffer, Payload, Piece, SendLease, SendReserve};
 use crate::time::Time;
 
@@ -110,8 +110,10 @@ impl End {
         loop {
             let mut context = FilterContext::new(now, &mut self.random, &self.lease);
             let mut pieces = VecDeque::new();
+            let budget = Budget::new(usize::MAX);
             if self.error.is_none()
-                && let Err(error) = self.stack.write(&mut self.queue, &mut pieces, self.room_bytes, &mut context)
+                && let Err(error) =
+                    self.stack.write(&mut self.queue, &mut pieces, self.room_bytes, &budget, &mut context)
             {
                 self.error = Some(error);
             }

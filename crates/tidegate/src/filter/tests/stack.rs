@@ -1,9 +1,11 @@
 //! The stack keeps order and ends in order, whatever the pieces.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::{Pair, Plain, cycle};
-use crate::filter::{Above, Below, Down, Fill, Filter, FilterContext, FilterError, Read, Stack};
+use crate::filter::{Above, Below, Down, Fill, Filter, FilterContext, FilterError, FilterFailure, Read, Stack};
 use crate::memory::Payload;
 
 /// Adds a number to each byte on its way down and takes it away on the way up, at most so many bytes at a time, and says a last
@@ -175,4 +177,45 @@ impl Filter for Goodbye {
     fn finish(&mut self, _context: &mut FilterContext<'_>) {
         self.0 = LastWord::Due;
     }
+}
+
+/// Fails when nothing has come for ten seconds.
+struct Impatient(Option<crate::time::Time>);
+
+impl Filter for Impatient {
+    fn name(&self) -> &'static str {
+        "impatient"
+    }
+
+    fn read(&mut self, below: &mut Below<'_>, context: &mut FilterContext<'_>) -> Result<Read, FilterError> {
+        let read = Plain.read(below, context)?;
+        if matches!(read, Read::Data(_)) {
+            self.0 = Some(context.now() + Duration::from_secs(10));
+        }
+        Ok(read)
+    }
+
+    fn deadline(&self) -> Option<crate::time::Time> {
+        self.0
+    }
+
+    fn time_passed(&mut self, _context: &mut FilterContext<'_>) -> Result<(), FilterError> {
+        Err(FilterError::new(FilterFailure::MessageTimeout, "nothing for 10 s"))
+    }
+}
+
+#[test]
+fn a_deadline_is_told_when_it_has_come_and_not_before() {
+    let mut pair = Pair::new(Stack::new(Box::new(Plain)), Stack::new(Box::new(Impatient(None))));
+    pair.pass(Duration::from_secs(60));
+    for _ in 0..3 {
+        pair.client.send(b"still here");
+        pair.run_whole();
+        pair.pass(Duration::from_secs(9));
+        assert!(pair.server.error.is_none());
+    }
+    pair.pass(Duration::from_secs(1));
+    let failure = pair.server.error.as_ref().map(|error| error.failure);
+    assert_eq!(failure, Some(FilterFailure::MessageTimeout));
+    assert_eq!(pair.server.received.len(), 3);
 }
