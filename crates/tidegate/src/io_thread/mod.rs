@@ -16,6 +16,7 @@ mod inspection;
 mod limiter;
 mod maintaining;
 mod offload;
+mod panics;
 mod per_address;
 mod pressure;
 mod producers;
@@ -44,6 +45,7 @@ use self::filters::Filtering;
 use self::groups::Groups;
 use self::handlers::apply_request;
 use self::offload::Offloading;
+use self::panics::swallow;
 use self::per_address::Ticket;
 use self::pressure::Pressure;
 use self::producers::Producers;
@@ -1024,15 +1026,5 @@ fn is_current(slots: &Chunked<Slot>, key: ConnectionKey) -> bool {
 fn give_back(limiter: &Option<ConnectionLimiter>) {
     if let Some(limiter) = limiter {
         limiter.give_back();
-    }
-}
-
-/// Logs a panic and drops its payload, which may panic itself.
-fn swallow(panic: Box<dyn std::any::Any + Send>, what: &str) {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = text.unwrap_or("(not a text)"), "{what}");
-    if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
-        // A payload that panics when it is dropped may do so for ever: this one is left alone.
-        std::mem::forget(again);
     }
 }
