@@ -90,6 +90,8 @@ pub(super) struct Filtered {
     own_bytes: usize,
     /// What is charged to the common reserve for what they have made beyond that, in bytes.
     common_bytes: usize,
+    /// Since when the filters have got nowhere for want of memory.
+    short_since: Option<Time>,
     /// What was written and is on its way into the gather.
     pieces: VecDeque<Piece>,
     // What the filters said after the last call.
@@ -152,6 +154,7 @@ impl Filtered {
             establish_by,
             own_bytes: 0,
             common_bytes: 0,
+            short_since: None,
             pieces: VecDeque::new(),
             is_established: false,
             wants_write: true,
@@ -291,6 +294,12 @@ impl Machine {
         }
         *pools.filters.table.ensure(owner) = Some(filtered);
         failed
+    }
+
+    /// Since when its filters have got nowhere because there is no memory for what they make, if they wait for it.
+    pub(crate) fn filters_short_since(&self, owner: u32, pools: &Pools) -> Option<Time> {
+        let waits = self.marks.has(Mark::Filtered) && self.waits_for_memory();
+        if waits { pools.filters.get(owner)?.short_since } else { None }
     }
 
     /// Whether the filters have something in common memory.
@@ -581,7 +590,10 @@ impl Machine {
         let mut wire = Wire { messages: &mut pools.messages, inbox: &mut self.inbox, lease: &lease, peer_finished };
         let read = filtered.call(&mut context, |stack, _, context| stack.read(&mut wire, context));
         filtered.may_have_more = false;
-        match read? {
+        let read = read?;
+        let is_short = matches!(read, Read::NoMemory);
+        filtered.short_since = if is_short { filtered.short_since.or(Some(now)) } else { None };
+        match read {
             Read::Data(data) => {
                 filtered.may_have_more = true;
                 return Ok(Some(data));
@@ -679,6 +691,7 @@ impl Machine {
         self.settle_made(filtered, pools);
         self.queue_has_shrunk(now, pools);
         if is_short && !wrote && gathered_bytes == 0 {
+            filtered.short_since = filtered.short_since.or(Some(now));
             self.marks.set(Mark::WaitsForMemory, true);
         }
         result.map(|()| wrote)

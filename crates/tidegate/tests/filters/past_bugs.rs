@@ -290,3 +290,19 @@ fn a_filter_speaks_by_its_clock_while_the_handler_is_idle() {
     assert_eq!(seen.borrow().bytes, b"a??b???");
     assert_eq!(*outcome.lock().expect("no panic"), ["connect", "read a", "read b", "close no_answer"]);
 }
+
+/// A filter that waits for more memory than there is would wait, and keep its connection, for ever.
+#[test]
+fn a_filter_that_waits_for_more_memory_than_there_is_does_not_wait_for_ever() {
+    let mut simulation = Simulation::new(1);
+    let own = Listener::tcp(address()).filter(Ciphers { key: 0 });
+    let limits = Limits { max_connections: 10, send_memory_bytes: 1000, ..Limits::default() };
+    let server = Server::builder().limits(limits).listen(own, |_| Echo);
+    let address = simulation.serve(server).expect("sound limits")[0];
+    let (raw, seen) = Raw::new(&[&HELLO_0[..], &record(&[b'z'; 2000])].concat());
+    simulation.client(address, Duration::from_millis(1), raw);
+    simulation.run_for(Duration::from_secs(2)).unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!((simulation.connections(), seen.borrow().ended), (0, Some("reset")));
+    let report = run(&mut simulation, Duration::from_secs(1));
+    assert_eq!(reasons(&report), [("memory_pressure", 1)]);
+}
