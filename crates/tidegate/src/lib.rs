@@ -113,6 +113,7 @@
 
 mod connection;
 mod engine;
+pub mod filter;
 mod io_thread;
 mod memory;
 mod random;

@@ -3,11 +3,11 @@
 use std::io;
 
 use super::marks::{Mark, Marks};
-use super::messages::{List, MESSAGE_OVERHEAD_BYTES, Pools};
+use super::messages::{List, Pools};
 use super::strain::NO_STRAIN;
-use super::{CloseReason, Refusal, Refused, Sent};
+use super::{CloseReason, FilterFailed, Refusal, Refused, Sent};
 use crate::engine::CloseMode;
-use crate::memory::{Buffer, Gather, Payload, Piece};
+use crate::memory::{Buffer, Gather, MESSAGE_OVERHEAD_BYTES, Payload, Piece};
 use crate::time::Time;
 
 /// Data for the handler, with send memory charged ahead so that a reply is sure to be taken.
@@ -22,6 +22,10 @@ pub(crate) struct Delivery {
 /// What the I/O thread is to do next for a connection.
 #[derive(Debug)]
 pub(crate) enum Step {
+    /// The filters are established: make the handler.
+    Established,
+    /// Say that the filters have failed; the connection ends.
+    FilterFailed(Box<FilterFailed>),
     /// Call `on_read`.
     Deliver(Delivery),
     /// Call `on_peer_shutdown`.
@@ -165,7 +169,7 @@ impl Machine {
     /// Takes a message that fits and is paid for.
     #[inline(always)]
     pub(super) fn enqueue(&mut self, piece: Piece, now: Time, pools: &mut Pools) -> Sent {
-        if self.queue.is_empty() && !self.marks.has(Mark::Sending) {
+        if self.queue.is_empty() && !self.marks.has_any(Self::QUEUEING) {
             if self.unsent.is_none() {
                 self.begin_to_wait(now);
             }
@@ -386,6 +390,9 @@ impl Machine {
 impl Machine {
     /// The next thing to do, recorded as done; `None` when there is nothing until something happens.
     pub(crate) fn next_step(&mut self, owner: u32, now: Time, pools: &mut Pools) -> Option<Step> {
+        if self.marks.has(Mark::Filtered) {
+            return self.next_filtered_step(owner, now, pools);
+        }
         // Only now, and not when the peer's end was handed out: the handler was to be called for it first.
         self.end_if_both_finished(pools);
         match self.life {
@@ -440,6 +447,12 @@ impl Machine {
             self.marks.set(Mark::PeerFinishTold, true);
             return Some(Step::PeerShutdown);
         }
+        self.next_writable(pools)
+    }
+
+    /// Whether to tell the handler that there is room.
+    #[inline(always)]
+    pub(super) fn next_writable(&mut self, pools: &mut Pools) -> Option<Step> {
         if self.marks.has(Mark::OwesWritable) && !self.marks.has_any(Self::UNTOLD) && self.has_room_for_wanted(pools) {
             self.marks.clear(Marks::of(&[Mark::OwesWritable, Mark::OffloadRefused]));
             self.stop_refusing(pools);
@@ -519,10 +532,14 @@ impl Machine {
         Mark::OffloadFull,
         Mark::OffloadRefused,
         Mark::WaitsToOffload,
+        Mark::Filtered,
     ]);
 
+    /// A message waits in the queue even if that is empty: a send is in flight, or the filters are to pull it.
+    const QUEUEING: Marks = Marks::of(&[Mark::Sending, Mark::Filtered]);
+
     /// What a half-close looks at: that it is wanted, not told yet, and nothing is in flight before it.
-    const HALF_CLOSING: Marks = Marks::of(&[Mark::ShutdownWanted, Mark::ShutdownTold, Mark::Sending]);
+    pub(super) const HALF_CLOSING: Marks = Marks::of(&[Mark::ShutdownWanted, Mark::ShutdownTold, Mark::Sending]);
 
     /// What keeps the handler from being told that there is room.
     const UNTOLD: Marks = Marks::of(&[Mark::AboveHigh, Mark::WaitsForMemory, Mark::ToldAfterSend]);
@@ -539,11 +556,15 @@ impl Machine {
     ]);
 
     /// What keeps a connection from being idle.
-    const BUSY: Marks = Marks::of(&[Mark::Sending, Mark::Offloading, Mark::OffloadRefused, Mark::WaitsToOffload]);
+    const BUSY: Marks =
+        Marks::of(&[Mark::Sending, Mark::Offloading, Mark::OffloadRefused, Mark::WaitsToOffload, Mark::FILTERS_BUSY]);
 
     /// What the peer's end waits for: the handler may have answers to give.
-    const AWAITED: Marks =
+    pub(super) const AWAITED: Marks =
         Marks::of(&[Mark::PausedByHandler, Mark::Offloading, Mark::OffloadRefused, Mark::WaitsToOffload]);
+
+    /// What keeps data from going to the handler as it comes.
+    const UNDELIVERED: Marks = Self::UNREAD.with(Mark::Filtered);
 
     /// Whether it waits in line for send memory.
     pub(crate) fn waits_for_memory(&self) -> bool {
@@ -553,7 +574,10 @@ impl Machine {
     /// Whether closing it would give memory to others: it holds receive buffers, has kept what was received, or is charged beyond
     /// its floor.
     pub(crate) fn holds_common_memory(&self, owner: u32, pools: &Pools) -> bool {
-        !self.inbox.is_empty() || pools.arena.held_by(owner) > 0 || self.charged_bytes > pools.flow.floor_bytes
+        !self.inbox.is_empty()
+            || pools.arena.held_by(owner) > 0
+            || self.charged_bytes > pools.flow.floor_bytes
+            || self.filters_hold_memory(owner, pools)
     }
 
     /// If something waits for the peer: since when it has made no progress.
@@ -590,7 +614,7 @@ impl Machine {
         if self.marks.has(Mark::AboveHigh) { Sent::OverMark } else { Sent::Queued }
     }
 
-    fn may_read(&self) -> bool {
+    pub(super) fn may_read(&self) -> bool {
         !self.marks.has_any(Self::UNREAD)
     }
 
@@ -605,7 +629,7 @@ impl Machine {
 
     /// Whether a message fits into the queue that has `data_bytes`, or what is promised to a reply if that is more.
     #[inline(always)]
-    fn has_room(&self, data_bytes: usize, pools: &Pools) -> bool {
+    pub(super) fn has_room(&self, data_bytes: usize, pools: &Pools) -> bool {
         let rules = pools.flows.rules(self.flow);
         self.queued_bytes() + pools.flow.reply_bytes.max(data_bytes) <= rules.queue_bytes
             && self.queue_messages < rules.queue_messages
@@ -623,9 +647,15 @@ impl Machine {
     /// the overhead of a message only, whatever its size.
     #[inline(always)]
     fn begin_delivery(&mut self, data_bytes: usize, pools: &mut Pools) -> Option<usize> {
-        if !self.may_read() {
+        if self.marks.has_any(Self::UNDELIVERED) {
             return None;
         }
+        self.charge_reply(data_bytes, pools)
+    }
+
+    /// Charges a reply ahead, if the queue has room for it.
+    #[inline(always)]
+    pub(super) fn charge_reply(&mut self, data_bytes: usize, pools: &mut Pools) -> Option<usize> {
         let credit_bytes = pools.reply_charge_bytes();
         if self.has_room(data_bytes, pools) && self.charge(credit_bytes, pools).is_ok() {
             return Some(credit_bytes);
@@ -706,11 +736,11 @@ impl Machine {
         }
     }
 
-    fn linger(&mut self, now: Time, pools: &Pools) {
+    pub(super) fn linger(&mut self, now: Time, pools: &Pools) {
         self.outlive(Life::Lingering, now + pools.flow.linger_timeout);
     }
 
-    fn end_if_both_finished(&mut self, pools: &mut Pools) {
+    pub(super) fn end_if_both_finished(&mut self, pools: &mut Pools) {
         let told = self.life != Life::Open || self.marks.has(Mark::PeerFinishTold);
         if self.marks.has(Mark::ShutdownDone) && self.marks.has(Mark::PeerFinished) && told {
             self.end(CloseReason::Finished, CloseMode::Orderly, pools);
@@ -738,7 +768,7 @@ impl Machine {
         self.refund(refund, pools);
     }
 
-    fn empty_inbox(&mut self, pools: &mut Pools) {
+    pub(super) fn empty_inbox(&mut self, pools: &mut Pools) {
         while let Some(piece) = pools.messages.pop(&mut self.inbox) {
             pools.lease.refund(piece.charge_bytes);
         }
@@ -755,7 +785,7 @@ pub(super) fn charge_of(payload: &Payload) -> usize {
 /// neither stopped readers nor hoarding handlers keep others from receiving. A copy is made only where `spared_bytes` of
 /// send memory are left.
 #[inline(always)]
-fn fair_share(buffer: Buffer, owner: u32, spared_bytes: usize, pools: &mut Pools) -> Buffer {
+pub(super) fn fair_share(buffer: Buffer, owner: u32, spared_bytes: usize, pools: &mut Pools) -> Buffer {
     let easy = pools.arena_has_reserve() && pools.arena.held_by(owner) <= pools.flow.held_buffers;
     if easy || !buffer.is_arena() { buffer } else { copied_if_there_is_room(buffer, spared_bytes, pools) }
 }

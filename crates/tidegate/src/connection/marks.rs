@@ -14,7 +14,7 @@ pub(super) enum Mark {
     OwesWritable,
     /// The engine was asked for data.
     Receiving,
-    /// The engine was told to throw away.
+    /// The engine was told to throw away; while the connection is open, see [`FILTERS_BUSY`](Self::FILTERS_BUSY).
     Discarding,
     /// The engine reported the end of the stream.
     PeerFinished,
@@ -67,6 +67,14 @@ pub(super) enum Mark {
     /// The handler itself has made room, by messages that others were dropped for or by other rules: it is told after the next send has
     /// begun, or it could go on like that for ever.
     ToldAfterSend,
+    /// It has filters.
+    Filtered,
+}
+
+impl Mark {
+    /// While the connection is open, when nothing is thrown away: its filters have something to hand up or to write. A bit of its own would
+    /// make the slot larger.
+    pub(super) const FILTERS_BUSY: Self = Self::Discarding;
 }
 
 /// A set of facts.
@@ -82,6 +90,12 @@ impl Marks {
             place += 1;
         }
         Self(bits)
+    }
+
+    /// These and one more.
+    pub(super) const fn with(mut self, mark: Mark) -> Self {
+        self.set(mark, true);
+        self
     }
 
     pub(super) const fn has(self, mark: Mark) -> bool {

@@ -2,12 +2,9 @@
 
 use std::rc::Rc;
 
+use super::filtered::Filters;
 use super::{Flow, Flows, SendTurns};
-use crate::memory::{Gather, Piece, ReceiveArena, SendLease};
-
-/// What a waiting message is charged besides its payload, in bytes: its node here (56), its place in a gather
-/// while it is sent (48, and as much again while the gather grows), and its slice for the kernel (16, likewise).
-pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 192;
+use crate::memory::{Gather, MESSAGE_OVERHEAD_BYTES, Piece, ReceiveArena, SendLease};
 
 const NONE: u32 = u32::MAX;
 
@@ -21,6 +18,8 @@ pub(crate) struct Pools {
     pub flow: Flow,
     /// The rules of the queues.
     pub flows: Flows,
+    /// The filters of the connections that have any.
+    pub filters: Filters,
     pub(super) messages: Messages,
     #[expect(clippy::vec_box, reason = "the boxes are what goes to the engine and comes back")]
     gathers: Vec<Box<Gather>>,
@@ -37,9 +36,9 @@ impl Pools {
     const PIECES_KEPT: usize = 16;
 
     /// Empty pools.
-    pub(crate) fn new(arena: ReceiveArena, lease: Rc<SendLease>, flow: Flow, flows: Flows) -> Self {
+    pub(crate) fn new(arena: ReceiveArena, lease: Rc<SendLease>, flow: Flow, flows: Flows, filters: Filters) -> Self {
         let (messages, sends) = (Messages::default(), SendTurns::new(u32::MAX));
-        Self { arena, lease, flow, flows, messages, gathers: Vec::new(), sends, pressed: false }
+        Self { arena, lease, flow, flows, filters, messages, gathers: Vec::new(), sends, pressed: false }
     }
 
     /// An empty gather.

@@ -24,6 +24,8 @@ impl Machine {
             Mark::OffloadFull,
             Mark::OffloadRefused,
             Mark::WaitsToOffload,
+            // Filters that have something to hand up, which waits for room, are not read.
+            Mark::FILTERS_BUSY,
         ]);
         if self.life != Life::Open {
             return None;

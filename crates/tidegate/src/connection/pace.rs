@@ -87,6 +87,7 @@ impl Machine {
     pub(super) fn outlive(&mut self, life: Life, end: Time) {
         if self.life == Life::Open {
             self.counted_bytes = 0;
+            self.marks.set(Mark::FILTERS_BUSY, false);
         }
         self.life = life;
         self.term = end;
@@ -219,8 +220,14 @@ impl Machine {
 /// The timer.
 impl Machine {
     /// What the I/O thread has to look at after the last step.
-    const WANTS: Marks =
-        Marks::of(&[Mark::Rearm, Mark::WaitsForMemory, Mark::WaitsToSend, Mark::SystemShort, Mark::Offloading]);
+    const WANTS: Marks = Marks::of(&[
+        Mark::Rearm,
+        Mark::WaitsForMemory,
+        Mark::WaitsToSend,
+        Mark::SystemShort,
+        Mark::Offloading,
+        Mark::Filtered,
+    ]);
 
     /// Whether the I/O thread has to see to anything besides the steps: the timer, a line, a shortage.
     #[inline(always)]

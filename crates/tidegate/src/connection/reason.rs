@@ -21,7 +21,7 @@ pub enum CloseReason {
     ClosedByHandle,
     /// Somebody called `abort` on a `ConnectionHandle`.
     AbortedByHandle,
-    /// The handler panicked, or its maker did.
+    /// The handler panicked, or its maker or a filter did.
     HandlerPanicked,
     /// The peer reset the connection.
     Reset,
@@ -43,7 +43,7 @@ pub enum CloseReason {
     IdleTimeout,
     /// The peer took what waited for it more slowly than [`Limits::min_send_progress`](crate::Limits) asks for; reset.
     SendTooSlow,
-    /// The peer sent more slowly than [`Limits::min_receive_rate`](crate::Limits) asks for; closed in order.
+    /// The peer sent more slowly than [`Limits::min_receive_rate`](crate::Limits) asks for, closed in order; or than a filter does.
     ReceiveTooSlow,
     /// The system was out of memory for this connection's socket, and stayed so for 10 s; reset.
     SystemMemory,
@@ -52,11 +52,28 @@ pub enum CloseReason {
     SlowConsumer,
     /// A job that the handler had [offloaded](crate::Connection::offload) panicked; reset.
     OffloadPanicked,
+    /// The filters of the connection were not established within [`Limits::handshake_timeout`](crate::Limits), or within a shorter time of
+    /// their own.
+    HandshakeTimeout,
+    /// The peer broke the protocol of a filter ([`FilterFailure::Protocol`](crate::filter::FilterFailure)).
+    ProtocolError,
+    /// The stream ended within a unit of a filter's protocol: a record, a message, a header.
+    Truncated,
+    /// The peer sent a unit that is larger than a filter allows.
+    MessageTooLarge,
+    /// The peer took too long to send a whole unit of a filter's protocol.
+    MessageTimeout,
+    /// The peer did not answer a filter that asked whether it is there.
+    NoAnswer,
+    /// A filter does not allow the peer: for its certificate, or its network.
+    NotAllowed,
+    /// Too many connections were establishing their filters at once.
+    Busy,
 }
 
 impl CloseReason {
     /// How many names there are.
-    pub(crate) const COUNT: usize = 19;
+    pub(crate) const COUNT: usize = 27;
 
     /// A short fixed name, for counters and logs.
     pub const fn name(&self) -> &'static str {
@@ -84,6 +101,14 @@ impl CloseReason {
         "system_memory",
         "slow_consumer",
         "offload_panicked",
+        "handshake_timeout",
+        "protocol_error",
+        "truncated",
+        "message_too_large",
+        "message_timeout",
+        "no_answer",
+        "not_allowed",
+        "busy",
     ];
 
     /// A number below [`COUNT`](Self::COUNT), for counters.
@@ -108,6 +133,14 @@ impl CloseReason {
             Self::SystemMemory => 16,
             Self::SlowConsumer => 17,
             Self::OffloadPanicked => 18,
+            Self::HandshakeTimeout => 19,
+            Self::ProtocolError => 20,
+            Self::Truncated => 21,
+            Self::MessageTooLarge => 22,
+            Self::MessageTimeout => 23,
+            Self::NoAnswer => 24,
+            Self::NotAllowed => 25,
+            Self::Busy => 26,
         }
     }
 

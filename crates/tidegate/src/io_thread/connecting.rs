@@ -14,12 +14,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 
-use super::handlers::{Arrival, Timer};
+use super::handlers::{Arrival, NO_DESCRIPTION, Timer};
 use super::maintaining::{Attempts, Ended, Keeping};
 use super::shared::Phase;
 use super::timers::TimerKey;
 use super::{IoThread, give_back, swallow};
+use crate::connection::CloseReason;
 use crate::engine::{CloseMode, Engine, SocketId};
+use crate::filter::Description;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
@@ -95,6 +97,14 @@ pub struct Connected {
     pub io_thread: usize,
     /// The tag of its [`Target`].
     pub tag: u64,
+    pub(super) description: Option<std::sync::Arc<Description>>,
+}
+
+impl Connected {
+    /// What the filters of the connection have learned about it: nothing if it has none.
+    pub fn description(&self) -> &Description {
+        self.description.as_deref().unwrap_or(&NO_DESCRIPTION)
+    }
 }
 
 /// A connection that was asked for and is not coming.
@@ -148,6 +158,12 @@ pub enum ConnectError {
     /// The server was told to drain or to abort before the connection was established.
     #[error("the server is draining: it makes no more connections")]
     Draining,
+    /// It was connected, and ended before its filters were established: the reason is what the report counts it for.
+    #[error("connected, but the filters were not established: {reason}")]
+    NotEstablished {
+        /// Why it ended.
+        reason: CloseReason,
+    },
     /// The system failed to connect in another way.
     #[error("can't connect: {}{}", describe(*kind, *os_error), connect_advice(*kind, *os_error))]
     Failed {
@@ -417,6 +433,7 @@ impl<E: Engine> IoThread<E> {
                     local,
                     io_thread: self.context.thread,
                     tag: request.target.tag,
+                    description: None,
                 };
                 let table = self.connecting.first_table + request.client;
                 let first_data = request.target.first_data.clone();
@@ -503,7 +520,7 @@ impl<E: Engine> IoThread<E> {
         true
     }
 
-    fn connect_failed(&mut self, request: ConnectRequest, error: ConnectError) {
+    pub(super) fn connect_failed(&mut self, request: ConnectRequest, error: ConnectError) {
         self.tally.connects_failed += 1;
         let (address, tag) = (request.target.address, request.target.tag);
         tracing::debug!(%address, tag, %error, "a connect has failed");

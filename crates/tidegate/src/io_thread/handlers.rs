@@ -12,6 +12,7 @@ use super::offload::Offloading;
 use super::shared::{ConnectionKey, Request, ServerShared, ThreadShared};
 use super::timers::{TimerKey, TimerWheel};
 use crate::connection::{CloseReason, Machine, Pools, Refused, Sent};
+use crate::filter::{Description, Filter};
 use crate::memory::{Buffer, Payload};
 use crate::random::split_mix;
 use crate::sync::Arc;
@@ -27,7 +28,18 @@ pub struct Accepted {
     pub local: SocketAddr,
     /// Which I/O thread the connection lives on, from 0.
     pub io_thread: usize,
+    pub(super) description: Option<std::sync::Arc<Description>>,
 }
+
+impl Accepted {
+    /// What the filters of the connection have learned about it: nothing if it has none.
+    pub fn description(&self) -> &Description {
+        self.description.as_deref().unwrap_or(&NO_DESCRIPTION)
+    }
+}
+
+/// That of connections without filters.
+pub(super) static NO_DESCRIPTION: Description = Description::NONE;
 
 /// How a connection came about.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +86,8 @@ pub(crate) enum Timer {
     SystemAgain(u32),
     /// A handler's timer.
     Handler(u32, u8),
+    /// The filters of a connection look at the time.
+    Filters(u32),
     /// A connect has taken as long as it may.
     Connect(u32),
     /// A connection that is maintained is made again.
@@ -145,6 +159,10 @@ impl View<'_> {
 
     pub(crate) fn abort(&mut self) {
         self.machine.abort(CloseReason::AbortedByHandler, self.pools);
+    }
+
+    pub(crate) fn add_filter(&mut self, filter: Box<dyn Filter>) -> Result<(), usize> {
+        self.machine.add_filter(filter, self.key.slot, self.context.now, self.pools)
     }
 
     pub(crate) fn set_timer(&mut self, timer: u8, after: Duration) {

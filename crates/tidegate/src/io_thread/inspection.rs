@@ -63,12 +63,15 @@ impl<E: Engine> IoThread<E> {
     /// Timers of connections that are over: there must be none, or they would pile up and strike the next user of the slot.
     pub(crate) fn stale_timers(&self) -> usize {
         let is_stale = |timer: Timer| match timer {
-            Timer::Machine(index) | Timer::Handler(index, _) => !self.slots.get(index).is_some_and(|slot| slot.in_use),
+            Timer::Machine(index) | Timer::Handler(index, _) | Timer::Filters(index) => {
+                !self.slots.get(index).is_some_and(|slot| slot.in_use)
+            }
             Timer::SystemAgain(_) | Timer::Connect(_) | Timer::Reconnect(_) | Timer::AcceptAgain => false,
             Timer::Producers | Timer::GroupHeld => false,
             Timer::HalfGrace | Timer::Grace => false,
         };
-        self.context.wheel.values().filter(|&timer| is_stale(timer)).count()
+        let of_filters = self.filtering.slots().filter(|&index| !self.slots.get(index).is_some_and(|slot| slot.in_use));
+        self.context.wheel.values().filter(|&timer| is_stale(timer)).count() + of_filters.count()
     }
 
     /// The most that a connection of this thread has queued, in bytes.

@@ -9,12 +9,14 @@ mod acceptor;
 mod access;
 mod connecting;
 mod debts;
+mod filters;
 mod groups;
 mod handlers;
 mod inspection;
 mod limiter;
 mod maintaining;
 mod offload;
+mod panics;
 mod per_address;
 mod pressure;
 mod producers;
@@ -39,15 +41,17 @@ use bytes::Bytes;
 use self::acceptor::Acceptor;
 use self::connecting::Connecting;
 use self::debts::Debts;
+use self::filters::Filtering;
 use self::groups::Groups;
 use self::handlers::apply_request;
 use self::offload::Offloading;
+use self::panics::swallow;
 use self::per_address::Ticket;
 use self::pressure::Pressure;
 use self::producers::Producers;
 use self::shortage::Shortages;
 use self::timers::{TimerKey, TimerWheel};
-use crate::connection::{CloseReason, Delivery, FlowControl, Flows, Machine, Pools, Step};
+use crate::connection::{CloseReason, Delivery, Filters, FlowControl, Flows, Machine, Pools, Step};
 use crate::engine::{Completion, Engine, ListenerId, SocketId};
 use crate::memory::{Chunked, Line, SendLease, SendReserve};
 use crate::sync::Arc;
@@ -58,6 +62,7 @@ pub use self::acceptor::{RefusedBecause, WhenFull};
 pub use self::access::{AccessList, Network, NetworkError};
 pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
+pub(crate) use self::filters::Factories;
 pub use self::groups::JoinRefusal;
 pub(crate) use self::groups::MEMBERSHIP_BYTES;
 pub use self::handlers::Accepted;
@@ -116,6 +121,12 @@ pub(crate) struct Setup<E: Engine> {
     pub flow: crate::connection::Flow,
     /// The rules of the queues of each listener, and then of each client.
     pub flows: Vec<FlowControl>,
+    /// What makes the filters of the connections of each listener, and then of each client.
+    pub filters: Vec<Factories>,
+    /// What is kept for each filter that is added later, in bytes.
+    pub later_write_bytes: usize,
+    /// How long filters may take to be established.
+    pub handshake_timeout: Duration,
     /// What the acceptor goes by.
     pub accepting: Accepting,
     /// The most accepted connections that this thread serves at once; others wait in line.
@@ -229,6 +240,7 @@ pub(crate) struct IoThread<E: Engine> {
     accept_timer: Option<(Time, TimerKey)>,
     handover: Handover<E::Stream>,
     connecting: Connecting,
+    filtering: Filtering,
     /// The most connections of the whole server.
     connections_max: u32,
     /// Accepted and not served yet, first come first served: only if as many as may be active are.
@@ -288,11 +300,16 @@ impl<E: Engine> IoThread<E> {
             thread: setup.number,
         };
         let flows = Flows::new(&setup.flows, slots);
-        let mut pools = Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow, flows);
+        // Their own random numbers: those of handlers are the same with filters and without.
+        let random = !context.random;
+        let filters = Filters::new(slots, random, setup.later_write_bytes, setup.handshake_timeout);
+        let mut pools =
+            Pools::new(setup.engine.arena().clone(), SendLease::new(setup.reserve), setup.flow, flows, filters);
         pools.sends.set_most(setup.sends_outstanding);
         Self {
             slots: Chunked::new(slots),
             connecting: Connecting::new(setup.clients, setup.addresses.len()),
+            filtering: Filtering::new(setup.filters),
             connections_max: slots,
             handover: Arc::clone(&setup.handovers[setup.number]),
             in_line: VecDeque::new(),
@@ -592,7 +609,8 @@ impl<E: Engine> IoThread<E> {
         if ticket != Ticket::NONE {
             *self.tickets.ensure(socket.index) = ticket;
         }
-        let accepted = Accepted { peer, local: self.addresses[listener], io_thread: self.context.thread };
+        let accepted =
+            Accepted { peer, local: self.addresses[listener], io_thread: self.context.thread, description: None };
         self.establish(socket, listener, &Arrival::Accepted(&accepted), Bytes::new());
     }
 
@@ -606,17 +624,27 @@ impl<E: Engine> IoThread<E> {
         let machine = Machine::new(self.context.now, table as u16);
         *self.slots.ensure(socket.index) = Slot { machine, key, table: table as u16, in_use: true, ..Slot::default() };
         self.mark_dirty(socket.index);
-        if !first_data.is_empty() {
+        let has_filters = self.filtering.has_factories(table);
+        if has_filters {
+            self.begin_filters(socket.index, arrival);
+        }
+        if !first_data.is_empty() && self.slots[socket.index].machine.is_open() {
             self.send_first(socket.index, first_data);
         }
+        if !has_filters {
+            self.make_handler(socket.index, arrival);
+        }
+    }
 
-        let table = &mut self.tables[table];
+    /// Makes the handler of a connection that can be used.
+    fn make_handler(&mut self, index: u32, arrival: &Arrival<'_>) {
+        let table = &mut self.tables[self.slots[index].table as usize];
         match catch_unwind(AssertUnwindSafe(|| table.open(arrival))) {
             Ok(handler) => {
-                self.slots[socket.index].handler = handler;
-                self.call(socket.index, |table, key, view| table.on_connect(key, view));
+                self.slots[index].handler = handler;
+                self.call(index, |table, key, view| table.on_connect(key, view));
             }
-            Err(panic) => self.panicked(socket.index, panic),
+            Err(panic) => self.panicked(index, panic),
         }
     }
 
@@ -644,6 +672,9 @@ impl<E: Engine> IoThread<E> {
             self.leave_offload_line();
         }
         self.shortages.forget(socket.index);
+        if self.filtering.has_factories(table) || self.slots[socket.index].machine.is_filtered() {
+            self.release_filters(socket.index, reason);
+        }
         let slot = &mut self.slots[socket.index];
         if let Some(timer) = slot.timer.take() {
             self.context.wheel.cancel(timer);
@@ -759,6 +790,7 @@ impl<E: Engine> IoThread<E> {
                 Timer::Reconnect(number) => self.reconnect(number),
                 Timer::Connect(index) => self.connect_timed_out(index),
                 Timer::Producers => self.look_at_producers(),
+                Timer::Filters(index) => self.filters_look(index),
                 Timer::AcceptAgain => {
                     // The end of this turn does what there is to do.
                     self.accept_timer = None;
@@ -924,6 +956,14 @@ impl<E: Engine> IoThread<E> {
             let Some(step) = slot.machine.next_step(index, self.context.now, &mut self.pools) else { break };
             // The socket lives until its `Closed`, after which the slot is not in use: no operation here is stale.
             let done = match step {
+                Step::Established => {
+                    self.established(index);
+                    Ok(())
+                }
+                Step::FilterFailed(failed) => {
+                    self.say_failed(index, *failed);
+                    Ok(())
+                }
                 Step::Deliver(delivery) => {
                     self.deliver(index, delivery);
                     Ok(())
@@ -986,15 +1026,5 @@ fn is_current(slots: &Chunked<Slot>, key: ConnectionKey) -> bool {
 fn give_back(limiter: &Option<ConnectionLimiter>) {
     if let Some(limiter) = limiter {
         limiter.give_back();
-    }
-}
-
-/// Logs a panic and drops its payload, which may panic itself.
-fn swallow(panic: Box<dyn std::any::Any + Send>, what: &str) {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = text.unwrap_or("(not a text)"), "{what}");
-    if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
-        // A payload that panics when it is dropped may do so for ever: this one is left alone.
-        std::mem::forget(again);
     }
 }

@@ -94,7 +94,14 @@ impl<E: Engine> IoThread<E> {
         // One that is being served, or that holds nothing beyond its floor, would be closed for nothing.
         let holding = in_use.filter(|(index, slot)| slot.machine.holds_common_memory(*index, pools));
         let stalled = holding.filter_map(|(index, slot)| slot.machine.stalled_since().map(|since| (since, index)));
-        let longest = stalled.min().filter(|&(since, _)| now.saturating_since(since) >= STALLED);
+        let is_long = |&(since, _): &(Time, u32)| now.saturating_since(since) >= STALLED;
+        let longest = stalled.min().filter(is_long).or_else(|| {
+            // No peer keeps memory from the others. Those whose filters wait for it may do so for ever, for more than there is, or for each other.
+            let in_use = self.slots.iter_mut().filter(|(_, slot)| slot.in_use);
+            let short =
+                in_use.filter_map(|(index, slot)| Some((slot.machine.filters_short_since(index, pools)?, index)));
+            short.min().filter(is_long)
+        });
         let Some((since, index)) = longest else { return false };
         self.say_closed(index, now.saturating_since(since));
         self.slots[index].machine.abort(CloseReason::MemoryPressure, &mut self.pools);

@@ -6,7 +6,7 @@ use crate::connection::CloseReason;
 /// What an I/O thread has counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Connections whose handler was made.
+    /// Connections that were served: those included whose filters were never established, which had no handler.
     pub opened: u64,
     /// Those of them that we connected.
     pub connected: u64,

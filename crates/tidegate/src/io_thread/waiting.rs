@@ -34,6 +34,10 @@ impl<E: Engine> IoThread<E> {
                 slot.timer = Some(self.context.wheel.insert(look, Timer::Machine(key.slot)));
             }
         }
+        if slot.machine.is_filtered() {
+            self.attend_filters(index);
+        }
+        let slot = &mut self.slots[index];
         if let Some(begins) = slot.machine.shortage() {
             match self.shortages.found(index, begins, now) {
                 Verdict::Waits => {}

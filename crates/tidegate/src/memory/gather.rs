@@ -5,6 +5,10 @@ use std::collections::VecDeque;
 use super::Payload;
 use crate::time::Time;
 
+/// What a waiting message is charged besides its payload, in bytes: its node in a list of messages (56), its place in a gather
+/// while it is sent (48, and as much again while the gather grows), and its slice for the kernel (16, likewise).
+pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 192;
+
 /// A payload on its way, with what it is charged.
 #[derive(Debug)]
 pub(crate) struct Piece {
@@ -12,8 +16,20 @@ pub(crate) struct Piece {
     pub payload: Payload,
     /// What its connection is charged for it in send memory, in bytes.
     pub charge_bytes: usize,
-    /// What it counts against the limit of its connection's send queue, in bytes.
+    /// What it counts against the limit of its connection's send queue, in bytes: 0 for what a filter has made, which was never in it.
     pub held_bytes: usize,
+}
+
+impl Piece {
+    /// Whether a filter has made it, in contrast to a message (which is never empty).
+    pub(crate) fn is_made(&self) -> bool {
+        self.held_bytes == 0
+    }
+}
+
+/// What a filter is charged for a payload that it has made, in bytes.
+pub(crate) fn made_charge_bytes(payload: &Payload) -> usize {
+    payload.charge_bytes().max(payload.len()) + MESSAGE_OVERHEAD_BYTES
 }
 
 /// Payloads that go out together, in order, by one gathered send.
@@ -108,6 +124,12 @@ impl Gather {
     /// How many pieces are in it, one begun included.
     pub(crate) fn pieces(&self) -> usize {
         usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    /// What filters are charged for what they have made of it, in bytes, what is sent in part included.
+    pub(crate) fn made_bytes(&self) -> usize {
+        let made = self.first.iter().chain(&self.rest).filter(|piece| piece.is_made());
+        made.map(|piece| made_charge_bytes(&piece.payload)).sum()
     }
 
     /// Whether everything is sent.

@@ -26,7 +26,7 @@ pub(crate) use arena::{ArenaConfig, ArenaMemory, ReceiveArena};
 pub use buffer::Buffer;
 pub(crate) use chunked::Chunked;
 pub(crate) use chunked::FreeList;
-pub(crate) use gather::{Gather, Piece};
+pub(crate) use gather::{Gather, MESSAGE_OVERHEAD_BYTES, Piece, made_charge_bytes};
 pub(crate) use index_stack::IndexStack;
 pub(crate) use line::Line;
 pub use payload::Payload;

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::filters::FilterKit;
 use crate::connection::FlowControl;
+use crate::filter::{FilterFactory, Reserve};
 use crate::io_thread::{
     Attempts, ConnectFailed, ConnectRequest, ConnectionLimiter, ConnectionMaintaining, Maintained, NotQueued, OnFailed,
     Outgoing, ServerShared, Target,
@@ -20,6 +22,7 @@ pub struct Client {
     on_failed: Option<OnFailed>,
     limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
+    filters: FilterKit,
 }
 
 impl Client {
@@ -29,7 +32,13 @@ impl Client {
 
     /// TCP.
     pub fn tcp() -> Self {
-        Self { connect_timeout: Self::CONNECT_TIMEOUT, on_failed: None, limiter: None, flow: None }
+        Self {
+            connect_timeout: Self::CONNECT_TIMEOUT,
+            on_failed: None,
+            limiter: None,
+            flow: None,
+            filters: FilterKit::default(),
+        }
     }
 
     /// How long a connect may take, from when an I/O thread has begun it; then it fails with
@@ -65,6 +74,27 @@ impl Client {
 
     pub(super) fn flow_control(&self) -> Option<&FlowControl> {
         self.flow.as_ref()
+    }
+
+    /// Lets a filter of `factory` transform what each connection sends and receives. Called several times, they stack upwards: the first is
+    /// next to the wire, the last next to the handler. See [`filter`](crate::filter).
+    ///
+    /// The handler is made when all are established ([`Limits::handshake_timeout`](crate::Limits)). What they need for each connection is a
+    /// term of the [`Ceiling`](crate::Ceiling).
+    pub fn filter(mut self, factory: impl FilterFactory) -> Self {
+        self.filters.add(factory);
+        self
+    }
+
+    /// Counts a filter in the ceiling that handlers may add later ([`Connection::add_filter`](crate::Connection::add_filter)). Without it, such a
+    /// filter writes from common send memory alone, and what it keeps is in no account.
+    pub fn filter_later(mut self, reserve: Reserve) -> Self {
+        self.filters.add_later(reserve);
+        self
+    }
+
+    pub(super) fn filters(&self) -> &FilterKit {
+        &self.filters
     }
 
     pub(super) fn outgoing(&self) -> Outgoing {

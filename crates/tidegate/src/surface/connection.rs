@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::connection::{FlowControl, FlowError, QueueState, Refused, Sent};
+use crate::filter::Filter;
 use crate::io_thread::{JoinRefusal, OffloadRefusal, View, Work};
 use crate::memory::Payload;
 use crate::surface::handle::Mailbox;
@@ -55,6 +56,20 @@ impl<'a, M: Send + 'static> Connection<'a, M> {
     /// Ends the connection at once: what is queued is thrown away and the peer sees a reset.
     pub fn abort(&mut self) {
         self.view.abort();
+    }
+
+    /// Puts a filter on top of those that the connection has. What was received and not handed to the handler yet is read through it; what was
+    /// sent before goes out before it, as it is. Until it is established, nothing that is sent goes out, unless the filter lets it.
+    ///
+    /// What it takes in memory is in the [`Ceiling`](crate::Ceiling) if [`Listener::filter_later`](crate::Listener::filter_later) or
+    /// [`Client::filter_later`](crate::Client::filter_later) has said so.
+    ///
+    /// Does nothing once the connection is being closed.
+    ///
+    /// # Errors
+    /// [`TooManyFilters`]: the filter was not added.
+    pub fn add_filter(&mut self, filter: Box<dyn Filter>) -> Result<(), TooManyFilters> {
+        self.view.add_filter(filter).map_err(|limit| TooManyFilters { limit })
     }
 
     /// No more `on_read` until [`resume_read`](Self::resume_read). The peer is slowed down by TCP, and neither its end nor a
@@ -261,6 +276,14 @@ impl<F: FnOnce() -> M + Send, M: Send + 'static> Work for Job<F, M> {
     fn result(&mut self) -> &mut dyn Any {
         &mut self.result
     }
+}
+
+/// A connection has as many filters as it may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the connection has {limit} filters, which is the most: join what two of them do in one")]
+pub struct TooManyFilters {
+    /// How many it may have.
+    pub limit: usize,
 }
 
 impl<M> fmt::Debug for Connection<'_, M> {

@@ -3,8 +3,7 @@
 //! The rules are those of Linux 6.1 to 6.18 (`net/core/sock.c`, `net/ipv4/tcp.c`, `net/ipv4/tcp_input.c`), checked by measurement:
 //! `tests/kernel_memory.rs` fills the sockets of a real server and adds up what the kernel says that they hold.
 
-use crate::connection::MESSAGE_OVERHEAD_BYTES;
-use crate::memory::{Gather, PAGE_BYTES};
+use crate::memory::{Gather, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES};
 use crate::surface::limits::send_memory_min;
 use crate::surface::{Limits, LimitsError, Machine};
 

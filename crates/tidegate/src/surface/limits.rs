@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::connection::{Flow, FlowControl, MESSAGE_OVERHEAD_BYTES, MinProgress, Overflow};
+use crate::connection::{Flow, FlowControl, MinProgress, Overflow};
 use crate::engine::SocketOptions;
 use crate::io_thread::{
     Accepting, AccessList, ClientLimits, ConnectionLimiter, GroupLimits, MAINTAINED_BYTES, MEMBERSHIP_BYTES,
     OFFLOAD_JOB_BYTES, REQUEST_BYTES, WhenFull,
 };
-use crate::memory::{ArenaConfig, PAGE_BYTES};
+use crate::memory::{ArenaConfig, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES};
 use crate::surface::workers::WORKER_STACK_BYTES;
 
 /// What a server may use: each bound has a name here.
@@ -136,6 +136,10 @@ pub struct Limits {
     /// How long a new connection may take until the first byte of data goes either way; then it is closed
     /// ([`FirstByteTimeout`](crate::CloseReason::FirstByteTimeout)). Default: 30 s; `None`: for ever.
     pub first_byte_timeout: Option<Duration>,
+    /// How long the filters of a connection may take until all are established (a TLS handshake, a header): without filters it has no
+    /// effect. Then the connection is closed ([`HandshakeTimeout`](crate::CloseReason::HandshakeTimeout)); until then it has no handler. Also
+    /// for a filter that is added later. Default: 10 s.
+    pub handshake_timeout: Duration,
     /// How long a connection may stay open without a byte going either way while nothing waits to be sent; then it is
     /// closed ([`IdleTimeout`](crate::CloseReason::IdleTimeout)). Default: 5 min; `None`: for ever.
     pub idle_timeout: Option<Duration>,
@@ -192,6 +196,7 @@ impl Default for Limits {
             linger_bytes: 4 << 20,
             shutdown_grace: Duration::from_secs(10),
             first_byte_timeout: Some(Duration::from_secs(30)),
+            handshake_timeout: Duration::from_secs(10),
             idle_timeout: Some(Duration::from_secs(300)),
             min_send_progress: Some(MinProgress::new(1, Duration::from_secs(60))),
             min_receive_rate: None,
@@ -280,6 +285,9 @@ pub struct Ceiling {
     /// What was published to groups and not sent to everybody yet ([`Limits::publish_memory_bytes`]), the ways of the groups to the I/O
     /// threads, and the places of connections in groups; 0 for a server without groups.
     pub publish_bytes: usize,
+    /// What the filters of all connections take, as they have declared ([`filter::Reserve`](crate::filter::Reserve)); 0 without filters. Only
+    /// [`Bound::ceiling`](crate::Bound::ceiling) knows them.
+    pub filters_bytes: usize,
     /// What the kernel may use for the sockets at worst, besides all that: not a term of [`total`](Self::total). `max_connections` x (twice
     /// [`Limits::socket_send_buffer_bytes`], twice [`Limits::socket_receive_buffer_bytes`], and 224 KiB for the packet that overshoots
     /// each and for the socket); what arrives during a call, for each I/O thread; and, in [`Bound::ceiling`](crate::Bound::ceiling),
@@ -289,7 +297,7 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// The terms, by name, that of groups only if there are any; [`kernel_bytes`](Self::kernel_bytes) is none of them.
+    /// The terms, by name, those of groups and of filters only if there are any; [`kernel_bytes`](Self::kernel_bytes) is none of them.
     pub fn terms(&self) -> Vec<(&'static str, usize)> {
         let mut terms = vec![
             ("base", self.base_bytes),
@@ -298,6 +306,9 @@ impl Ceiling {
             ("send", self.send_bytes),
         ];
         terms.extend((self.publish_bytes > 0).then_some(("publish", self.publish_bytes)));
+        if self.filters_bytes > 0 {
+            terms.push(("filters", self.filters_bytes));
+        }
         terms
     }
 
@@ -431,6 +442,7 @@ impl Limits {
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
             publish_bytes: self.publish_bytes(threads),
+            filters_bytes: 0,
             kernel_bytes: self.kernel_bytes(threads, 0),
         }
     }
@@ -673,6 +685,9 @@ impl Limits {
                     progress.bytes, progress.within
                 ));
             }
+        }
+        if self.handshake_timeout.is_zero() {
+            return refuse("handshake_timeout is 0: no connection with filters could be established".into());
         }
         for (name, timeout) in [("first_byte_timeout", self.first_byte_timeout), ("idle_timeout", self.idle_timeout)] {
             if timeout.is_some_and(|timeout| timeout.is_zero()) {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::filters::FilterKit;
 use crate::connection::FlowControl;
 use crate::engine::{ANSWER_BYTES_MAX, SocketOptions, apply_socket_options, defer_accept};
+use crate::filter::{FilterFactory, Reserve};
 use crate::io_thread::{AccessList, ConnectionLimiter};
 
 /// A place to accept connections at.
@@ -20,6 +22,7 @@ pub struct Listener {
     access: AccessList,
     limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
+    filters: FilterKit,
 }
 
 impl Listener {
@@ -37,6 +40,7 @@ impl Listener {
             access: AccessList::new(),
             limiter: None,
             flow: None,
+            filters: FilterKit::default(),
         }
     }
 
@@ -98,6 +102,23 @@ impl Listener {
         self
     }
 
+    /// Lets a filter of `factory` transform what each connection sends and receives. Called several times, they stack upwards: the first is
+    /// next to the wire, the last next to the handler. See [`filter`](crate::filter).
+    ///
+    /// The handler is made when all are established ([`Limits::handshake_timeout`](crate::Limits)). What they need for each connection is a
+    /// term of the [`Ceiling`](crate::Ceiling).
+    pub fn filter(mut self, factory: impl FilterFactory) -> Self {
+        self.filters.add(factory);
+        self
+    }
+
+    /// Counts a filter in the ceiling that handlers may add later ([`Connection::add_filter`](crate::Connection::add_filter)). Without it, such a
+    /// filter writes from common send memory alone, and what it keeps is in no account.
+    pub fn filter_later(mut self, reserve: Reserve) -> Self {
+        self.filters.add_later(reserve);
+        self
+    }
+
     /// The address that was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -109,6 +130,10 @@ impl Listener {
 
     pub(crate) fn flow_control(&self) -> Option<&FlowControl> {
         self.flow.as_ref()
+    }
+
+    pub(super) fn filters(&self) -> &FilterKit {
+        &self.filters
     }
 
     pub(crate) fn answer(&self) -> &Bytes {

@@ -3,6 +3,7 @@
 mod client;
 mod connection;
 mod engines;
+mod filters;
 mod group;
 #[cfg(all(test, not(loom)))]
 mod group_tests;
@@ -22,7 +23,7 @@ mod table;
 mod workers;
 
 pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector, MaintainingHandle};
-pub use self::connection::{Connection, OffloadRefused};
+pub use self::connection::{Connection, OffloadRefused, TooManyFilters};
 pub use self::engines::EngineChoice;
 pub use self::group::{Group, GroupsExhausted, PublishRefused};
 pub use self::handle::{ConnectionHandle, PostError};

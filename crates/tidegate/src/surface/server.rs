@@ -11,12 +11,13 @@ use crossbeam_queue::ArrayQueue;
 use crate::connection::FlowControl;
 use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
-    Accepted, AccessList, Arrival, CONNECTING_BYTES, Connected, ConnectionLimiter, HANDOVER_CONNECTIONS, Handlers,
-    Handover, IoThread, OffloadPool, Outgoing, Phase, Publishing, Seat, ServerShared, Setup, Tally, ThreadShared,
-    WhenFull,
+    Accepted, AccessList, Arrival, CONNECTING_BYTES, Connected, ConnectionLimiter, Factories, HANDOVER_CONNECTIONS,
+    Handlers, Handover, IoThread, OffloadPool, Outgoing, Phase, Publishing, Seat, ServerShared, Setup, Tally,
+    ThreadShared, WhenFull,
 };
 use crate::memory::SendReserve;
 use crate::surface::engines::Engines;
+use crate::surface::filters::{FilterKit, filters_bytes};
 use crate::surface::table::Table;
 use crate::surface::workers::Workers;
 use crate::surface::{
@@ -95,6 +96,7 @@ struct DescribedClient {
     outgoing: Outgoing,
     limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
+    filters: FilterKit,
     table: TableMaker,
     handler_bytes: usize,
 }
@@ -167,7 +169,8 @@ impl ServerBuilder {
         });
         let connector = Connector::new(self.clients.len(), std::sync::Arc::clone(&self.for_connectors));
         let (limiter, flow) = (client.its_limiter().cloned(), client.flow_control().cloned());
-        self.clients.push(DescribedClient { outgoing: client.outgoing(), limiter, flow, table, handler_bytes });
+        let (outgoing, filters) = (client.outgoing(), client.filters().clone());
+        self.clients.push(DescribedClient { outgoing, limiter, flow, filters, table, handler_bytes });
         (self, connector)
     }
 
@@ -214,6 +217,7 @@ impl ServerBuilder {
         let shared = self.shared(&self.limits, engines.wakers().into_iter());
         let seats = self.seats(&shared)?;
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
+        ceiling.filters_bytes = self.limits.max_connections as usize * self.filters_bytes();
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
         ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
         Ok(Bound { builder: self, engines, sockets, addresses, seats, shared, ceiling })
@@ -226,10 +230,11 @@ impl ServerBuilder {
     pub(super) fn settled_limits(&self, threads: usize) -> Result<Limits, LimitsError> {
         let groups = self.limits.groups.max(self.groups);
         let limits = Limits { groups, ..self.limits.clone() };
+        let each_bytes = self.handler_bytes() + self.filters_bytes();
         let limits = match &self.memory {
             Memory::AsLimits => limits,
-            Memory::Bytes(bytes) => limits.fit_memory(*bytes, threads, self.handler_bytes())?,
-            Memory::ShareOf(machine) => limits.share_of(machine, threads, self.handler_bytes())?,
+            Memory::Bytes(bytes) => limits.fit_memory(*bytes, threads, each_bytes)?,
+            Memory::ShareOf(machine) => limits.share_of(machine, threads, each_bytes)?,
         };
         limits.check()?;
         let listeners = self.listeners.len();
@@ -298,6 +303,25 @@ impl ServerBuilder {
         let listeners: usize = self.listeners.iter().map(|described| described.handler_bytes).sum();
         let clients: usize = self.clients.iter().map(|described| described.handler_bytes).sum();
         listeners + clients + if self.clients.is_empty() { 0 } else { CONNECTING_BYTES }
+    }
+
+    /// What the filters of a connection take at worst.
+    fn filters_bytes(&self) -> usize {
+        filters_bytes(self.kits())
+    }
+
+    /// The filters of each listener, and then of each client.
+    fn kits(&self) -> impl Iterator<Item = &FilterKit> + Clone {
+        let listeners = self.listeners.iter().map(|described| described.listener.filters());
+        listeners.chain(self.clients.iter().map(|described| &described.filters))
+    }
+
+    pub(super) fn factories(&self) -> Vec<Factories> {
+        self.kits().map(FilterKit::factories).collect()
+    }
+
+    pub(super) fn later_write_bytes(&self) -> usize {
+        self.kits().map(FilterKit::later_write_bytes).max().unwrap_or(0)
     }
 
     pub(super) fn thread_count(&self) -> Option<usize> {
@@ -494,6 +518,7 @@ impl Running {
             let (of_thread, reserve) = (Arc::clone(&shared), reserve.clone());
             let accepting = limits.accepting(answers.clone(), builder.access_lists());
             let limiters = builder.limiters();
+            let (filters, later_write_bytes) = (builder.factories(), builder.later_write_bytes());
             let body = move || {
                 let mut stop = StopOnFailure { shared: Arc::clone(&of_thread), well: false };
                 let engine = engine.start().map_err(|source| RunError::Start { thread: number, source })?;
@@ -511,6 +536,9 @@ impl Running {
                     reserve,
                     flow: limits.flow(),
                     flows,
+                    filters,
+                    later_write_bytes,
+                    handshake_timeout: limits.handshake_timeout,
                     accepting,
                     active_max: limits.active_share(number, threads_all),
                     sends_outstanding: limits.sends_outstanding_per_thread(threads_all),

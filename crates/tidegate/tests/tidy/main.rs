@@ -61,7 +61,7 @@ fn clocks(file: &TextFile) -> Vec<String> {
         "HashSet",
         "RandomState",
     ];
-    const ROOMS: [&str; 5] = ["memory", "connection", "io_thread", "surface", "engine/sim"];
+    const ROOMS: [&str; 6] = ["memory", "filter", "connection", "io_thread", "surface", "engine/sim"];
     let below = file.path.strip_prefix("crates/tidegate/src/").unwrap_or(&file.path);
     let deterministic = ROOMS.iter().any(|room| below.strip_prefix(room).is_some_and(|rest| rest.starts_with('/')));
     if deterministic { found_in_code(file, &PATTERNS) } else { Vec::new() }

@@ -21,6 +21,7 @@ pub const REASONS: &[&str] = &[
     "send_too_slow",
     "receive_too_slow",
     "slow_consumer",
+    "handshake_timeout",
 ];
 
 /// From this many runs on, a campaign fails if something has happened in fewer than one of [`RUNS_PER_OCCURRENCE`].

@@ -3,6 +3,7 @@
 mod client;
 pub mod expected;
 mod gossip;
+mod masks;
 mod news;
 mod offload;
 mod publishing;
@@ -15,6 +16,7 @@ use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Re
 
 use self::client::EchoClient;
 use self::gossip::{Gossiping, Village};
+use self::masks::Masks;
 use self::news::{Newsroom, Reader, Reporter};
 use self::offload::Offloads;
 use self::publishing::{Publisher, Subscriber};
@@ -42,7 +44,7 @@ const PUBLISHING: u64 = 4;
 const NEWS: u64 = 5;
 /// The number of the service whose work is done elsewhere.
 const OFFLOADS: u64 = 6;
-const SERVICES: u64 = 7;
+const SERVICES: u64 = 8;
 
 /// Runs the servers of `seed` in a hostile world, with limits and clients that the seed chooses too.
 ///
@@ -63,6 +65,12 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let (later, moody, publisher, gossip) =
         (witness.clone(), witness.clone(), witness.of_a_publisher(), witness.clone());
     let offloads = witness;
+    let masked = prompt.clone();
+    let waits = is_impatient || simulation.random_below(2) == 0;
+    let mut masking = Listener::tcp(([10, 0, 0, 1], 7014).into()).filter(Masks { key: 0x5A, waits });
+    for key in 0..simulation.random_below(3) {
+        masking = masking.filter(Masks { key: key as u8 * 77 + 1, waits: false });
+    }
     let village = Village::default();
     // Two of the listeners share a limit, which is now and then too small for both.
     let limiter = ConnectionLimiter::new(2 + simulation.random_below(16) as u32);
@@ -78,7 +86,8 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
             Publisher::new(publisher.clone())
         })
         .listen(Listener::tcp(([10, 0, 0, 1], 7012).into()).flow(of_news.clone()), move |_| Reporter::new(room.clone()))
-        .listen(Listener::tcp(([10, 0, 0, 1], 7013).into()), move |_| Offloads::new(offloads.clone()));
+        .listen(Listener::tcp(([10, 0, 0, 1], 7013).into()), move |_| Offloads::new(offloads.clone()))
+        .listen(masking, move |_| Echo { witness: masked.clone() });
     let addresses = match simulation.serve(server) {
         Ok(addresses) => addresses,
         Err(error) => panic!("seed {seed}: {error}"),
@@ -119,7 +128,7 @@ fn wave(
         let service = simulation.random_below(SERVICES);
         let after = Duration::from_micros(simulation.random_below(2_000_000));
         // A gossip may be aborted by another one; an echo by way of jobs is as sure as any.
-        let is_lenient = is_lenient || (service >= MOODY && service != OFFLOADS);
+        let is_lenient = is_lenient || ((MOODY..OFFLOADS).contains(&service));
         let address = addresses[service as usize];
         let client = if service == PUBLISHING {
             let client = Subscriber::new(simulation, flow);
@@ -182,6 +191,7 @@ fn impatience(simulation: &Simulation) -> Limits {
         idle_timeout: sometimes(2_000),
         min_send_progress: sometimes(1_000).map(progress),
         min_receive_rate: sometimes(1_000).map(progress),
+        handshake_timeout: sometimes(500).unwrap_or(Duration::from_secs(10)),
         sends_outstanding: 1 + simulation.random_below(6) as u32,
         ..Limits::default()
     }

@@ -1,6 +1,7 @@
 //! Tests of the connection state machine: named cases, bugs that once happened, and a model that plays handler and
 //! engine against it.
 
+mod filtered;
 mod model;
 mod named;
 mod pace;
@@ -13,7 +14,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::*;
-use crate::memory::{ArenaConfig, ArenaMemory, Buffer, Gather, Payload, ReceiveArena, SendLease, SendReserve};
+use crate::memory::{
+    ArenaConfig, ArenaMemory, Buffer, Gather, MESSAGE_OVERHEAD_BYTES, Payload, ReceiveArena, SendLease, SendReserve,
+};
 use crate::time::Time;
 
 /// The connection slot that all tests use.
@@ -59,7 +62,8 @@ fn pools(buffers: u32, reserve_bytes: usize, flow: Flow, queue: &FlowControl) ->
     let config = ArenaConfig { buffers, buffer_bytes: BUFFER_BYTES as u32, owners: 2, lent_max: 1 };
     let arena = ReceiveArena::new(ArenaMemory::new(config, Box::new(|| {})));
     let flows = Flows::new(std::slice::from_ref(queue), 1);
-    Pools::new(arena, SendLease::new(SendReserve::new(reserve_bytes)), flow, flows)
+    let filters = Filters::new(2, 1, 0, Duration::from_secs(10));
+    Pools::new(arena, SendLease::new(SendReserve::new(reserve_bytes)), flow, flows, filters)
 }
 
 /// A buffer of the arena with `bytes` in it, as an engine delivers it.

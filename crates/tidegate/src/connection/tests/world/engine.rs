@@ -214,6 +214,7 @@ impl World {
 
     pub(super) fn follow(&mut self, step: Step) {
         match step {
+            Step::Established | Step::FilterFailed(_) => panic!("{step:?} of a connection without filters"),
             Step::Deliver(delivery) => self.deliver(delivery),
             Step::PeerShutdown => {
                 assert!(self.peer_finished && !self.peer_shutdown_told && !self.paused);

@@ -1,0 +1,46 @@
+//! What a filter may use besides its neighbours.
+
+use std::rc::Rc;
+
+use crate::memory::{Buffer, SendLease};
+use crate::random::split_mix;
+use crate::time::Time;
+
+/// Time, randomness and memory, for one call of a filter.
+pub struct FilterContext<'a> {
+    pub(crate) now: Time,
+    pub(crate) random: &'a mut u64,
+    pub(crate) lease: &'a Rc<SendLease>,
+    /// What consumed pieces were charged: goes back when the call is over.
+    pub(crate) refund_bytes: usize,
+    /// Whether the connection is read from.
+    pub(crate) reads: bool,
+}
+
+impl<'a> FilterContext<'a> {
+    pub(crate) fn new(now: Time, random: &'a mut u64, lease: &'a Rc<SendLease>) -> Self {
+        Self { now, random, lease, refund_bytes: 0, reads: true }
+    }
+
+    /// The time: the same for everything in one turn of the loop; virtual in a simulation.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Whether the connection is being read from at present. It isn't while its handler has paused reading or takes no more for now: what the
+    /// peer has sent may then lie unread, so that its silence says nothing.
+    pub fn is_reading(&self) -> bool {
+        self.reads
+    }
+
+    /// A random number: from the seed in a simulation. Not for secrets.
+    pub fn random(&mut self) -> u64 {
+        split_mix(self.random)
+    }
+
+    /// A right-sized buffer with a copy of `bytes`, charged to send memory until it is dropped; `None` if there is no memory for it
+    /// now ([`Read::NoMemory`](super::Read::NoMemory)).
+    pub fn buffer(&mut self, bytes: &[u8]) -> Option<Buffer> {
+        Buffer::copied(bytes, self.lease).ok()
+    }
+}

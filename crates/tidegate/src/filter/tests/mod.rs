@@ -1,0 +1,6 @@
+//! The stack by itself, and what tests of filters are made of.
+
+mod pair;
+mod stack;
+
+pub(crate) use pair::{Pair, Plain, cycle};

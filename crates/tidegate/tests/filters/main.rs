@@ -1,0 +1,11 @@
+//! Connections with filters, through the public interface alone: in the simulation, and on the real engines.
+
+mod cipher;
+mod common;
+mod endings;
+mod joining;
+mod memory;
+mod panics;
+mod past_bugs;
+mod real;
+mod talking;
