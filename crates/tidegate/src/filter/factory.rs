@@ -13,6 +13,11 @@ pub struct Reserve {
     /// What it must be able to put on the wire at once to get on, in bytes: one record with its overhead, a ping. Each connection has so
     /// much for itself, beside its floor of send memory.
     pub write_bytes: usize,
+    /// What one call of the filter may take on top while it runs, in bytes. An I/O thread runs one call at a time, so this is counted once
+    /// a thread.
+    pub call_bytes: usize,
+    /// What all filters of the factory share, in bytes: a cache of sessions. Counted once.
+    pub shared_bytes: usize,
 }
 
 /// Which side of a connection we are.
@@ -32,6 +37,13 @@ pub struct FilterPeer {
     pub address: SocketAddr,
     /// Which side we are.
     pub side: Side,
+}
+
+impl FilterPeer {
+    /// A peer, for tests of filters.
+    pub fn new(address: SocketAddr, side: Side) -> Self {
+        Self { address, side }
+    }
 }
 
 /// What filters have learned about a connection.

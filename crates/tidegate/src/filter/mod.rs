@@ -47,10 +47,13 @@
 
 mod above;
 mod below;
+mod bench;
 mod context;
 mod error;
 mod factory;
 mod stack;
+#[cfg(feature = "tls")]
+pub mod tls;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod tests;
 
@@ -58,6 +61,7 @@ pub use above::{Above, Down};
 pub(crate) use above::{Budget, Outgoing};
 pub(crate) use below::Incoming;
 pub use below::{Below, Fill};
+pub use bench::FilterBench;
 pub use context::FilterContext;
 pub use error::{FilterError, FilterFailure};
 pub use factory::{Description, FilterFactory, FilterPeer, Reserve, Side};
