@@ -46,12 +46,11 @@ impl End {
         self.bench.is_established()
     }
 
-    pub fn certificates(&self) -> usize {
-        self.bench.describe().certificates.len()
-    }
-
     /// Bytes arrive, and everything that they give is read.
     pub fn arrive(&mut self, bytes: &[u8]) {
+        if self.error.is_some() {
+            return;
+        }
         let before = live_bytes();
         self.bench.arrive(bytes);
         while self.error.is_none() && !self.finished {
@@ -84,12 +83,12 @@ impl End {
 
     /// Sends messages of these sizes, and writes all there is to be written, with room for `room_bytes` at a time.
     pub fn write(&mut self, messages: &[usize], room_bytes: usize, written: &mut Vec<u8>) {
-        let before = live_bytes();
+        written.reserve(1 << 20);
+        let (before, capacity) = (live_bytes(), written.capacity());
         for &length in messages {
             self.bench.send(vec![7; length]);
         }
         loop {
-            written.reserve(1 << 20);
             let length = written.len();
             let (charged_bytes, peak) = peak_of(|| self.bench.write(room_bytes, written));
             match charged_bytes {
@@ -100,7 +99,8 @@ impl End {
                 break;
             }
         }
-        self.settle(before + written.capacity() as isize);
+        assert_eq!(written.capacity(), capacity, "what is written is counted");
+        self.settle(before);
     }
 
     pub fn finish(&mut self) {

@@ -125,12 +125,15 @@ fn kinds(authority: &Authority) -> Vec<(&'static str, Kind)> {
     }
     let long = authority.issue_long("localhost", 7_000);
     kinds.push(("8 KiB", Kind { identity: long, ..base.clone() }));
+    let limited = Kind { client_identity: Some(authority.issue_long("localhost", 6_000)), ..base.clone() };
+    kinds.push(("limited", Kind { peer_handshake_bytes: 8_000, ..limited }));
     let longest = authority.issue_long("localhost", 15_000);
     let both_long = Kind { identity: longest.clone(), client_identity: Some(longest), ..base.clone() };
-    kinds.push(("15 KiB", both_long));
+    kinds.push(("15 KiB, client certificate", both_long));
+    kinds.push(("15 KiB", Kind { identity: authority.issue_long("localhost", 15_000), ..base.clone() }));
     let huge = authority.issue_long("localhost", 40_000);
     let huge = Kind { identity: huge.clone(), client_identity: Some(huge), peer_handshake_bytes: 65_535, ..base };
-    kinds.push(("40 KiB", huge));
+    kinds.push(("40 KiB, client certificate", huge));
     kinds
 }
 
@@ -156,6 +159,140 @@ fn no_connection_takes_more_than_it_declares() {
                     both.server.reserve()
                 );
             }
+        }
+    }
+}
+
+/// What the client says first, in one record.
+fn client_hello(both: &Both) -> Vec<u8> {
+    let mut hello = Vec::with_capacity(2 << 20);
+    End::new(&both.client, Side::Connected).write(&[], 1 << 16, &mut hello);
+    hello
+}
+
+/// With client certificates and a long chain of our own: what takes most.
+fn demanding(authority: &Authority, version: TlsVersion) -> Both {
+    let long = authority.issue_long("localhost", 7_000);
+    let kind = Kind {
+        version,
+        identity: long.clone(),
+        client_identity: Some(long),
+        resumption: Resumption::Tickets,
+        peer_handshake_bytes: 18_437,
+    };
+    both(authority, &kind, "demanding")
+}
+
+#[test]
+fn a_handshake_that_stops_at_any_byte_takes_no_more() {
+    let authority = Authority::new("the authority");
+    for version in [TlsVersion::V1_3, TlsVersion::V1_2] {
+        let both = demanding(&authority, version);
+        // Each of the floods stops one byte later than the one before, and each connection stays.
+        let mut most = Most::default();
+        let hello = client_hello(&both);
+        let servers: Vec<End> = (0..hello.len())
+            .map(|stop| {
+                let mut server = End::new(&both.server, Side::Accepted);
+                server.arrive(&hello[..stop]);
+                most = most.max(server.most);
+                server
+            })
+            .collect();
+        assert!(servers.iter().all(|server| server.error.is_none() && !server.is_established()));
+        drop(servers);
+        // The same with the client's second flight, which ends the handshake with its last byte.
+        let mut stop = 0;
+        loop {
+            let mut client = End::new(&both.client, Side::Connected);
+            let mut server = End::new(&both.server, Side::Accepted);
+            let mut bytes = Vec::with_capacity(2 << 20);
+            client.write(&[], 1 << 16, &mut bytes);
+            server.arrive(&bytes);
+            bytes.clear();
+            server.write(&[], 1 << 16, &mut bytes);
+            client.arrive(&bytes);
+            bytes.clear();
+            client.write(&[], 1 << 16, &mut bytes);
+            let length = bytes.len();
+            server.arrive(&bytes[..stop.min(length)]);
+            most = most.max(server.most);
+            assert_eq!(server.is_established(), stop >= length, "{version:?}: {stop} of {length} bytes");
+            if stop >= length {
+                break;
+            }
+            stop += 97.min(length - stop);
+        }
+        println!("{version:?}: {most:?} of {:?}", both.server.reserve());
+    }
+}
+
+#[test]
+fn a_client_that_sends_and_reads_nothing_takes_no_more() {
+    let authority = Authority::new("the authority");
+    for version in [TlsVersion::V1_3, TlsVersion::V1_2] {
+        let both = demanding(&authority, version);
+        let mut server = End::new(&both.server, Side::Accepted);
+        // TLS 1.2 goes on unencrypted, while our own flight waits to be sent. TLS 1.3 would encrypt, so there it is the first message.
+        let kind = match version {
+            TlsVersion::V1_2 => {
+                server.arrive(&client_hello(&both));
+                11
+            }
+            TlsVersion::V1_3 => 1,
+        };
+        // The beginning of a handshake message of 64 KiB, in records of one byte.
+        for byte in [kind, 0, 255, 255].into_iter().chain(std::iter::repeat_n(0, 70_000)) {
+            server.arrive(&[22, 3, 3, 0, 1, byte]);
+        }
+        let error = server.error.as_ref().expect("it is too much");
+        println!("{version:?}: {error}: {:?} of {:?}", server.most, both.server.reserve());
+    }
+}
+
+#[test]
+fn a_record_full_of_empty_messages_takes_no_more() {
+    let authority = Authority::new("the authority");
+    for version in [TlsVersion::V1_3, TlsVersion::V1_2] {
+        for from_client in [true, false] {
+            let both = demanding(&authority, version);
+            let mut record = vec![22, 3, 3, 64, 0];
+            record.extend([0; 1 << 14]);
+            let (factory, side): (&dyn FilterFactory, _) = match from_client {
+                true => (&both.server, Side::Accepted),
+                false => (&both.client, Side::Connected),
+            };
+            let mut end = End::new(factory, side);
+            end.write(&[], 1 << 16, &mut Vec::new());
+            end.arrive(&record);
+            assert!(end.error.is_some());
+            println!("{version:?}: {:?} of {:?}", end.most, factory.reserve());
+        }
+    }
+}
+
+#[test]
+fn what_is_shared_is_bounded() {
+    let authority = Authority::new("the authority");
+    for version in [TlsVersion::V1_3, TlsVersion::V1_2] {
+        for resumption in [Resumption::Tickets, Resumption::Cache { sessions: 10 }] {
+            let small = authority.issue("localhost");
+            let kind = Kind {
+                version,
+                identity: small.clone(),
+                client_identity: Some(small),
+                resumption,
+                peer_handshake_bytes: 18_437,
+            };
+            let before = allocator::live_bytes();
+            let both = both(&authority, &kind, "shared");
+            for _ in 0..40 {
+                converse(&both, usize::MAX, 1 << 16);
+            }
+            let taken = allocator::live_bytes() - before;
+            let declared = both.server.reserve().shared_bytes + both.client.reserve().shared_bytes;
+            println!("{version:?} {resumption:?}: {taken} of {declared}");
+            assert!(taken <= declared as isize, "{taken} bytes are taken, {declared} declared");
         }
     }
 }

@@ -56,7 +56,7 @@ impl TlsClient {
             resumes: true,
             handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
             max_handshakes: DEFAULT_MAX_HANDSHAKES,
-            peer_handshake_bytes: memory::PEER_HANDSHAKE_BYTES_MIN,
+            peer_handshake_bytes: memory::DEFAULT_PEER_HANDSHAKE_BYTES,
             end_without_notice: false,
         }
     }
@@ -118,7 +118,7 @@ impl TlsClientBuilder {
     }
 
     /// The most that is kept of a peer's handshake message that comes in several records, their overhead included: the server's certificate
-    /// chain must fit. In bytes, from 18,437 (one record) to 65,535, the default is the least.
+    /// chain must fit. In bytes, from 4,096 to 65,535. Default: 18,437, the most that one record may have.
     #[must_use]
     pub fn peer_handshake_bytes(mut self, bytes: usize) -> Self {
         self.peer_handshake_bytes = bytes;

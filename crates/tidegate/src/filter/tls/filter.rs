@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::CommonState;
+
 use super::handshakes::{Handshakes, Slot};
 use super::session::{Event, Session};
 use super::{RECORD_BYTES, SEAL_OVERHEAD_BYTES, WIRE_RECORD_BYTES, explain, names};
@@ -39,8 +41,6 @@ pub(super) struct Tls {
     slot: Option<Slot>,
     server_name: Option<String>,
     peer_closed: bool,
-    /// Nothing is read any more.
-    failed: bool,
 }
 
 /// How far it has come.
@@ -76,7 +76,6 @@ impl Tls {
             slot: None,
             server_name: None,
             peer_closed: false,
-            failed: false,
         }
     }
 
@@ -91,6 +90,10 @@ impl Tls {
             }
         }
         Ok(())
+    }
+
+    fn is_failed(&self) -> bool {
+        matches!(self.session, Session::Failed)
     }
 
     fn take_slot(&mut self) -> Result<(), FilterError> {
@@ -110,7 +113,8 @@ impl Tls {
         if !was_established {
             names::clear();
         }
-        let is_first = !was_established && self.session.state().protocol_version().is_none();
+        let knows_version = |state: &CommonState| state.protocol_version().is_some();
+        let is_first = !was_established && !self.session.state().is_some_and(knows_version);
         let mut first_bytes = [0; HEADER_BYTES];
         let take = |data: &[u8]| context.buffer(data).ok_or_else(|| data.to_vec());
         let mut partial = std::mem::take(&mut self.partial);
@@ -135,13 +139,13 @@ impl Tls {
             }
         };
         let event = result.map_err(|error| {
-            self.failed = true;
+            self.slot = None;
             explain::failure(&error, is_first.then_some(&first_bytes[..]))
         })?;
         (self.kept_bytes, self.partial) = (partial.len(), partial);
         if !was_established {
             self.server_name = names::take().or(self.server_name.take());
-            if !self.session.state().is_handshaking() {
+            if self.session.state().is_some_and(|state| !state.is_handshaking()) {
                 self.stage = Stage::Established;
                 self.slot = None;
             }
@@ -167,8 +171,29 @@ impl Tls {
         context: &mut FilterContext<'_>,
     ) -> Result<Option<Buffer>, FilterError> {
         self.process(from_below, context)?;
-        self.failed = true;
-        Err(FilterError::new(FilterFailure::Protocol, "TLS: the header of a record is none"))
+        Err(self.fail(FilterFailure::Protocol, "TLS: what should be the header of a record is none".to_owned()))
+    }
+
+    /// The end of the session, without an alert.
+    fn fail(&mut self, failure: FilterFailure, text: String) -> FilterError {
+        (self.session, self.partial, self.slot) = (Session::Failed, Vec::new(), None);
+        FilterError::new(failure, text)
+    }
+
+    /// The most bytes of records that may be kept.
+    fn most_kept_bytes(&self) -> usize {
+        match self.stage {
+            Stage::Established => self.settings.peer_handshake_bytes.max(WIRE_RECORD_BYTES),
+            Stage::New | Stage::Handshake(_) => self.settings.peer_handshake_bytes,
+        }
+    }
+
+    fn too_large(&mut self, bytes: usize) -> FilterError {
+        let limit_bytes = self.most_kept_bytes();
+        let text = format!(
+            "a handshake message in records of {bytes} bytes, at most {limit_bytes} are kept (peer_handshake_bytes)"
+        );
+        self.fail(FilterFailure::TooLarge, text)
     }
 
     /// Takes bytes from below, up to the end of a record, and hands it to rustls when it is whole.
@@ -179,6 +204,7 @@ impl Tls {
     ) -> Result<Option<Buffer>, FilterError> {
         if self.partial.is_empty() {
             match Record::read(below.bytes()) {
+                Record::Bytes(length) if length > self.most_kept_bytes() => return Err(self.too_large(length)),
                 Record::Bytes(length) if length <= below.bytes().len() => {
                     return self.process(Some((below, length)), context);
                 }
@@ -198,16 +224,8 @@ impl Tls {
             if wanted == 0 {
                 return self.process(None, context);
             }
-            if self.partial.len() + wanted > self.settings.peer_handshake_bytes {
-                self.failed = true;
-                return Err(FilterError::new(
-                    FilterFailure::TooLarge,
-                    format!(
-                        "a handshake message in records of more than {} bytes, at most {} may be kept",
-                        self.partial.len(),
-                        self.settings.peer_handshake_bytes
-                    ),
-                ));
+            if self.partial.len() + wanted > self.most_kept_bytes() {
+                return Err(self.too_large(self.partial.len() + wanted));
             }
             let count = wanted.min(below.bytes().len());
             if count == 0 {
@@ -320,7 +338,7 @@ impl Filter for Tls {
     ) -> Result<(), FilterError> {
         self.begin(context)?;
         self.flush(down);
-        if self.failed || self.stage != Stage::Established || !self.outgoing.is_empty() {
+        if self.stage != Stage::Established || self.is_failed() || !self.outgoing.is_empty() {
             return Ok(());
         }
         while down.room_bytes() > SEAL_OVERHEAD_BYTES && above.fill(down, context)? {
@@ -353,7 +371,7 @@ impl Filter for Tls {
     }
 
     fn finish(&mut self, _context: &mut FilterContext<'_>) {
-        if self.stage == Stage::Established && !self.failed {
+        if self.stage == Stage::Established {
             let input = Self::unfinished(&mut self.partial, self.is_plain);
             self.session.close(input, &mut self.outgoing);
         }
@@ -361,7 +379,7 @@ impl Filter for Tls {
 
     fn deadline(&self) -> Option<Time> {
         match self.stage {
-            Stage::Handshake(until) if !self.failed => Some(until),
+            Stage::Handshake(until) if !self.is_failed() => Some(until),
             _ => None,
         }
     }
@@ -369,18 +387,15 @@ impl Filter for Tls {
     fn time_passed(&mut self, context: &mut FilterContext<'_>) -> Result<(), FilterError> {
         match self.deadline() {
             Some(until) if until <= context.now() => {
-                self.failed = true;
-                Err(FilterError::new(
-                    FilterFailure::EstablishTimeout,
-                    format!("the TLS handshake was not over after {:?}", self.settings.handshake_timeout),
-                ))
+                let text = format!("the TLS handshake was not over after {:?}", self.settings.handshake_timeout);
+                Err(self.fail(FilterFailure::EstablishTimeout, text))
             }
             _ => Ok(()),
         }
     }
 
     fn describe(&self, description: &mut Description) {
-        let state = self.session.state();
+        let Some(state) = self.session.state() else { return };
         description.protocol = state.alpn_protocol().map(<[u8]>::to_vec);
         description.server_name.clone_from(&self.server_name);
         let certificates = state.peer_certificates().unwrap_or_default();

@@ -99,7 +99,7 @@ impl TlsServer {
             handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
             max_handshakes: DEFAULT_MAX_HANDSHAKES,
             chain_bytes: None,
-            peer_handshake_bytes: memory::PEER_HANDSHAKE_BYTES_MIN,
+            peer_handshake_bytes: memory::DEFAULT_PEER_HANDSHAKE_BYTES,
             end_without_notice: false,
         }
     }
@@ -175,7 +175,7 @@ impl TlsServerBuilder {
     }
 
     /// The most that is kept of a peer's handshake message that comes in several records, their overhead included: a client's certificate
-    /// chain must fit. In bytes, from 18,437 (one record) to 65,535, the default is the least.
+    /// chain must fit. In bytes, from 4,096 to 65,535. Default: 18,437, the most that one record may have.
     #[must_use]
     pub fn peer_handshake_bytes(mut self, bytes: usize) -> Self {
         self.peer_handshake_bytes = bytes;

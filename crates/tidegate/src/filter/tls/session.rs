@@ -14,6 +14,8 @@ use super::SEAL_OVERHEAD_BYTES;
 pub(super) enum Session {
     Server(Box<UnbufferedServerConnection>),
     Client(Box<UnbufferedClientConnection>),
+    /// It has failed, and what it took is given back.
+    Failed,
 }
 
 /// What the input has come to.
@@ -28,26 +30,33 @@ pub(super) enum Event<T> {
 }
 
 impl Session {
-    /// What is known of the session.
-    pub(super) fn state(&self) -> &CommonState {
+    /// What is known of the session, unless it has failed.
+    pub(super) fn state(&self) -> Option<&CommonState> {
         match self {
-            Self::Server(connection) => connection,
-            Self::Client(connection) => connection,
+            Self::Server(connection) => Some(connection),
+            Self::Client(connection) => Some(connection),
+            Self::Failed => None,
         }
     }
 
     /// Takes in `input`: what an earlier call has not discarded, and what has come since then. The bytes to be sent in answer, an alert
-    /// too, are appended to `outgoing`. Returns how many bytes are to be discarded from the front of the input, and what it came to.
+    /// too, are appended to `outgoing`. Returns how many bytes are to be discarded from the front of the input, and what it came to; an error is
+    /// the end of the session.
     pub(super) fn receive<T>(
         &mut self,
         input: &mut [u8],
         outgoing: &mut Vec<u8>,
         take: impl FnMut(&[u8]) -> T,
     ) -> (usize, Result<Event<T>, Error>) {
-        match self {
+        let outcome = match self {
             Self::Server(connection) => receive(&mut **connection, input, outgoing, take),
             Self::Client(connection) => receive(&mut **connection, input, outgoing, take),
+            Self::Failed => (0, Err(failed())),
+        };
+        if outcome.1.is_err() {
+            *self = Self::Failed;
         }
+        outcome
     }
 
     /// Makes a record of `plaintext` (records, of more than one holds). `input` is what has come of an unfinished record.
@@ -55,6 +64,7 @@ impl Session {
         match self {
             Self::Server(connection) => seal(&mut **connection, input, plaintext),
             Self::Client(connection) => seal(&mut **connection, input, plaintext),
+            Self::Failed => Err(failed()),
         }
     }
 
@@ -63,8 +73,13 @@ impl Session {
         match self {
             Self::Server(connection) => close(&mut **connection, input, outgoing),
             Self::Client(connection) => close(&mut **connection, input, outgoing),
+            Self::Failed => {}
         }
     }
+}
+
+fn failed() -> Error {
+    Error::General("the session has failed".to_owned())
 }
 
 /// What both kinds of connection of rustls do.
