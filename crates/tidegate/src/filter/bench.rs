@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Description, Filter, FilterContext, FilterError, Incoming, Outgoing, Read, Stack};
+use super::{Budget, Description, Filter, FilterContext, FilterError, Incoming, Outgoing, Read, Stack};
 use crate::memory::{Buffer, Payload, Piece, SendLease, SendReserve};
 use crate::time::Time;
 
@@ -17,7 +17,10 @@ pub struct FilterBench {
     queue: Queue,
     now: Time,
     random: u64,
+    /// For what is handed up.
     lease: Rc<SendLease>,
+    /// For what arrives.
+    wire_lease: Rc<SendLease>,
 }
 
 #[derive(Default)]
@@ -46,26 +49,25 @@ impl Outgoing for Queue {
 }
 
 impl FilterBench {
-    /// A bench for `filter`, with `memory_bytes` for what it hands up and for what arrives.
+    /// A bench for `filter`, with `memory_bytes` for what it [hands up](FilterContext::buffer).
     pub fn new(filter: Box<dyn Filter>, memory_bytes: usize) -> Self {
+        let mut stack = Stack::empty();
+        stack.join(filter, 0, None, std::iter::empty());
         Self {
-            stack: Stack::new(filter),
+            stack,
             wire: Wire::default(),
             queue: Queue::default(),
             now: Time::ZERO,
             random: 1,
             lease: SendLease::new(SendReserve::new(memory_bytes)),
+            wire_lease: SendLease::new(SendReserve::new(usize::MAX)),
         }
     }
 
     /// Bytes come from the peer, as one buffer. An empty one is ignored.
-    ///
-    /// # Panics
-    /// If the bench has no memory for them.
     pub fn arrive(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            let buffer = Buffer::copied(bytes, &self.lease);
-            self.wire.buffers.push_back(buffer.expect("the bench has memory for what arrives"));
+            self.wire.buffers.extend(Buffer::copied(bytes, &self.wire_lease).ok());
         }
     }
 
@@ -97,7 +99,8 @@ impl FilterBench {
     pub fn write(&mut self, room_bytes: usize, written: &mut Vec<u8>) -> Result<usize, FilterError> {
         let Self { stack, queue, now, random, lease, .. } = self;
         let mut pieces = VecDeque::new();
-        stack.write(queue, &mut pieces, room_bytes, &mut FilterContext::new(*now, random, lease))?;
+        let budget = Budget::new(room_bytes);
+        stack.write(queue, &mut pieces, room_bytes, &budget, &mut FilterContext::new(*now, random, lease))?;
         let mut charged_bytes = 0;
         for piece in pieces {
             written.extend_from_slice(piece.payload.as_slice());
@@ -142,7 +145,7 @@ impl FilterBench {
         self.stack.describe()
     }
 
-    /// What is charged for buffers that the filter has handed up or not yet read, in bytes.
+    /// What is charged for buffers that the filter has handed up, in bytes.
     pub fn charged_bytes(&self) -> usize {
         self.lease.charged()
     }
