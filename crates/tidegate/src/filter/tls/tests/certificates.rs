@@ -73,3 +73,24 @@ pub fn rsa_key() -> Option<KeyPair> {
     let pem = String::from_utf8(output.stdout).expect("PEM is text");
     Some(KeyPair::from_pem(&pem).expect("a key"))
 }
+
+/// DER as PEM.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", base64(der))
+}
+
+/// In lines of 64 digits.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let lines = bytes.chunks(48).map(|line| {
+        let digits = line.chunks(3).flat_map(|chunk| {
+            let bits = chunk.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+            (0..4).map(move |number| match number <= chunk.len() {
+                true => char::from(DIGITS[(bits >> (18 - 6 * number)) as usize & 63]),
+                false => '=',
+            })
+        });
+        digits.collect::<String>()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

@@ -1,6 +1,6 @@
 //! What is bounded, and what can be changed while it runs.
 
-use super::certificates::Authority;
+use super::certificates::{Authority, pem};
 use super::{AUTHORITY, End, Ends, LOCALHOST, VERSIONS, client, filter, identity, roots, server};
 use crate::filter::tls::{ClientCertificates, Identity, Resumption, Roots, TlsClient, TlsError, TlsServer};
 use crate::filter::{FilterBench, FilterFailure, Read, Side};
@@ -181,10 +181,6 @@ fn files_that_are_none_are_named() {
         std::fs::write(&path, contents).unwrap();
         path
     };
-    let pem = |label: &str, der: &[u8]| {
-        let digits: String = base64(der);
-        format!("-----BEGIN {label}-----\n{digits}\n-----END {label}-----\n")
-    };
     let chain = file("chain.pem", &pem("CERTIFICATE", &LOCALHOST.chain[0]));
     let key = file("key.pem", &pem("PRIVATE KEY", &LOCALHOST.key));
     let other = file("other.pem", &pem("PRIVATE KEY", &Authority::new("x").issue("x").key));
@@ -204,16 +200,4 @@ fn files_that_are_none_are_named() {
     }
     std::fs::remove_dir_all(&directory).unwrap();
     assert!(matches!(TlsClient::builder("no name!", roots()).build(), Err(TlsError::Name { .. })));
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digits = bytes.chunks(3).flat_map(|chunk| {
-        let bits = chunk.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
-        (0..4).map(move |number| match number <= chunk.len() {
-            true => char::from(DIGITS[(bits >> (18 - 6 * number)) as usize & 63]),
-            false => '=',
-        })
-    });
-    digits.collect()
 }
