@@ -37,6 +37,11 @@ impl FilterKit {
         self.later.len()
     }
 
+    /// What each of them declares.
+    fn reserves(&self) -> impl Iterator<Item = Reserve> {
+        self.factories.iter().map(|factory| factory.reserve()).chain(self.later.iter().copied())
+    }
+
     /// What the filters of one connection take, without those that are added later.
     pub(super) fn own_bytes(&self) -> usize {
         self.factories.iter().map(|factory| filter_bytes(factory.reserve())).sum()
@@ -62,6 +67,14 @@ pub(super) fn filters_bytes<'a>(kits: impl Iterator<Item = &'a FilterKit> + Clon
         0 => 0,
         bytes => FILTERED_BYTES + bytes + later_writes,
     }
+}
+
+/// What filters take besides, however many connections there are: what each factory keeps for all, and what one call takes on each I/O
+/// thread.
+pub(super) fn shared_bytes<'a>(kits: impl Iterator<Item = &'a FilterKit> + Clone, threads: usize) -> usize {
+    let shared: usize = kits.clone().flat_map(FilterKit::reserves).map(|reserve| reserve.shared_bytes).sum();
+    let call = kits.flat_map(FilterKit::reserves).map(|reserve| reserve.call_bytes).max().unwrap_or(0);
+    shared + threads * call
 }
 
 impl fmt::Debug for FilterKit {
