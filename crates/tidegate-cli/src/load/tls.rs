@@ -21,7 +21,8 @@ pub(super) fn client(options: &LoadOptions, connections: u32) -> Result<Option<T
         }
         None => {
             return Err(Failure::Usage(
-                "--tls: who vouches for the server? --tls-ca FILE names the certificates, --tls-insecure takes any".into(),
+                "--tls: who vouches for the server? --tls-ca FILE names the certificates, --tls-insecure takes any"
+                    .into(),
             ));
         }
     };

@@ -153,6 +153,10 @@ impl FilterBench {
 
 impl std::fmt::Debug for FilterBench {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("FilterBench").field("stack", &self.stack).field("now", &self.now).finish_non_exhaustive()
+        formatter
+            .debug_struct("FilterBench")
+            .field("stack", &self.stack)
+            .field("now", &self.now)
+            .finish_non_exhaustive()
     }
 }

@@ -13,10 +13,15 @@ pub struct Reserve {
     /// What it must be able to put on the wire at once to get on, in bytes: one record with its overhead, a ping. Each connection has so
     /// much for itself, beside its floor of send memory.
     pub write_bytes: usize,
-    /// What one call of the filter may take on top while it runs, in bytes. An I/O thread runs one call at a time, so this is counted once
-    /// a thread.
+}
+
+/// What a factory and its filters take besides, however many connections there are.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SharedReserve {
+    /// What one call of a filter may take while it runs, in bytes, on top of what it keeps. An I/O thread runs one call at a time, so this
+    /// is counted once a thread.
     pub call_bytes: usize,
-    /// What all filters of the factory share, in bytes: a cache of sessions. Counted once.
+    /// What all filters of the factory have together, in bytes: a cache of sessions. Counted once.
     pub shared_bytes: usize,
 }
 
@@ -72,6 +77,11 @@ impl Description {
 pub trait FilterFactory: Send + Sync + 'static {
     /// What each of the filters takes.
     fn reserve(&self) -> Reserve;
+
+    /// What they take besides, together. By default nothing.
+    fn shared_reserve(&self) -> SharedReserve {
+        SharedReserve::default()
+    }
 
     /// Makes the filter of a new connection, on its I/O thread.
     ///

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tidegate::filter::{FilterBench, FilterError, FilterFactory, FilterPeer, Read, Reserve, Side};
+use tidegate::filter::{FilterBench, FilterError, FilterFactory, FilterPeer, Read, Reserve, SharedReserve, Side};
 
 use crate::allocator::{block_bytes, live_bytes, peak_of};
 
@@ -10,6 +10,7 @@ use crate::allocator::{block_bytes, live_bytes, peak_of};
 pub struct End {
     bench: FilterBench,
     reserve: Reserve,
+    shared: SharedReserve,
     kept: isize,
     pub most: Most,
     pub received_bytes: usize,
@@ -39,7 +40,8 @@ impl End {
         let bench = FilterBench::new(factory.make(&FilterPeer::new(address, side)).expect("a filter"), 1 << 24);
         let kept = live_bytes() - before;
         let most = Most { kept, call: 0 };
-        Self { bench, reserve: factory.reserve(), kept, most, received_bytes: 0, finished: false, error: None }
+        let (reserve, shared) = (factory.reserve(), factory.shared_reserve());
+        Self { bench, reserve, shared, kept, most, received_bytes: 0, finished: false, error: None }
     }
 
     pub fn is_established(&self) -> bool {
@@ -113,7 +115,7 @@ impl End {
     fn settle(&mut self, before: isize) {
         self.kept += live_bytes() - before;
         self.most.kept = self.most.kept.max(self.kept);
-        let Reserve { state_bytes, call_bytes, .. } = self.reserve;
+        let (state_bytes, call_bytes) = (self.reserve.state_bytes, self.shared.call_bytes);
         assert!(self.most.kept <= state_bytes as isize, "{:?}, and {state_bytes} bytes are declared", self.most);
         assert!(self.most.call <= call_bytes as isize, "{:?}, and {call_bytes} bytes are declared", self.most);
     }

@@ -292,7 +292,7 @@ fn what_is_shared_is_bounded() {
                 converse(&both, usize::MAX, 1 << 16);
             }
             let taken = allocator::live_bytes() - before;
-            let declared = both.server.reserve().shared_bytes + both.client.reserve().shared_bytes;
+            let declared = both.server.shared_reserve().shared_bytes + both.client.shared_reserve().shared_bytes;
             println!("{version:?} {resumption:?}: {taken} of {declared}");
             assert!(taken <= declared as isize, "{taken} bytes are taken, {declared} declared");
         }

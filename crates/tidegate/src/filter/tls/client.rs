@@ -14,10 +14,11 @@ use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use super::filter::{Settings, Tls};
 use super::handshakes::Handshakes;
 use super::identity::provider;
+use super::memory::Memory;
 use super::server::options;
 use super::session::Session;
 use super::{DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_MAX_HANDSHAKES, Identity, Roots, TlsError, TlsVersion, memory};
-use crate::filter::{Filter, FilterError, FilterFactory, FilterFailure, FilterPeer, Reserve};
+use crate::filter::{Filter, FilterError, FilterFactory, FilterFailure, FilterPeer, Reserve, SharedReserve};
 
 /// Makes TLS filters for connections to one server, by its name.
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ pub struct TlsClient {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     settings: Settings,
-    reserve: Reserve,
+    memory: Memory,
 }
 
 /// Options of a [`TlsClient`].
@@ -157,20 +158,24 @@ impl TlsClientBuilder {
             true => Resumption::in_memory_sessions(memory::CLIENT_SESSIONS),
             false => Resumption::disabled(),
         };
-        let reserve = memory::client(chain_bytes, self.peer_handshake_bytes, self.resumes);
+        let memory = memory::client(chain_bytes, self.peer_handshake_bytes, self.resumes);
         let settings = Settings {
             handshake_timeout: self.handshake_timeout,
             peer_handshake_bytes: self.peer_handshake_bytes,
             end_without_notice: self.end_without_notice,
             handshakes: Handshakes::new(self.max_handshakes),
         };
-        Ok(TlsClient { config: Arc::new(config), name, settings, reserve })
+        Ok(TlsClient { config: Arc::new(config), name, settings, memory })
     }
 }
 
 impl FilterFactory for TlsClient {
     fn reserve(&self) -> Reserve {
-        self.reserve
+        self.memory.each
+    }
+
+    fn shared_reserve(&self) -> SharedReserve {
+        self.memory.shared
     }
 
     fn make(&self, _peer: &FilterPeer) -> Result<Box<dyn Filter>, FilterError> {

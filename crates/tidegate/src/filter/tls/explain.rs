@@ -40,7 +40,8 @@ pub(super) fn failure(error: &Error, first_bytes: Option<&[u8]>) -> FilterError 
 /// Whether the first bytes are a method of HTTP, or begin one.
 fn looks_like_http(first_bytes: &[u8]) -> bool {
     const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"CONNECT "];
-    let begins = |method: &[u8]| first_bytes.len() >= 4 && first_bytes.iter().zip(method).all(|(one, other)| one == other);
+    let begins =
+        |method: &[u8]| first_bytes.len() >= 4 && first_bytes.iter().zip(method).all(|(one, other)| one == other);
     METHODS.iter().any(|method| begins(method))
 }
 

@@ -8,9 +8,7 @@ use rustls::CommonState;
 use super::handshakes::{Handshakes, Slot};
 use super::session::{Event, Session};
 use super::{RECORD_BYTES, SEAL_OVERHEAD_BYTES, WIRE_RECORD_BYTES, explain, names};
-use crate::filter::{
-    Above, Below, Description, Down, Fill, Filter, FilterContext, FilterError, FilterFailure, Read,
-};
+use crate::filter::{Above, Below, Description, Down, Fill, Filter, FilterContext, FilterError, FilterFailure, Read};
 use crate::memory::Buffer;
 use crate::time::Time;
 

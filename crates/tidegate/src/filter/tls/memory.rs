@@ -5,7 +5,7 @@
 //! more than declared here.
 
 use super::{Resumption, SEAL_OVERHEAD_BYTES, TlsError, WIRE_RECORD_BYTES};
-use crate::filter::Reserve;
+use crate::filter::{Reserve, SharedReserve};
 
 /// A record, and what is usual of a peer's chain.
 pub(super) const DEFAULT_PEER_HANDSHAKE_BYTES: usize = WIRE_RECORD_BYTES;
@@ -44,8 +44,15 @@ const FACTORY_BYTES: usize = 16 << 10;
 /// The least that must go out at once: a record of 4 KiB.
 const WRITE_BYTES: usize = (4 << 10) + SEAL_OVERHEAD_BYTES;
 
+/// What the connections of a factory take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub each: Reserve,
+    pub shared: SharedReserve,
+}
+
 /// Of a server's connections.
-pub(super) fn server(chain_bytes: usize, peer_bytes: usize, asks_clients: bool, resumption: Resumption) -> Reserve {
+pub(super) fn server(chain_bytes: usize, peer_bytes: usize, asks_clients: bool, resumption: Resumption) -> Memory {
     // Until the handshake is over: our chain, which waits to be sent, and what has come of a message. With client certificates also the
     // client's chain, all messages until now, which are signed in the end, and a ticket with the client's chain.
     let handshake_bytes = match asks_clients {
@@ -59,16 +66,17 @@ pub(super) fn server(chain_bytes: usize, peer_bytes: usize, asks_clients: bool, 
         Resumption::None | Resumption::Tickets => 0,
         Resumption::Cache { sessions } => sessions,
     };
-    Reserve {
-        state_bytes: SESSION_STATE_BYTES + handshake_bytes.max(open_bytes),
-        write_bytes: WRITE_BYTES,
-        call_bytes: call_bytes(chain_bytes, peer_bytes),
-        shared_bytes: FACTORY_BYTES + chain_bytes + sessions * (SESSION_BYTES + SESSION_OVERHEAD_BYTES),
+    Memory {
+        each: Reserve { state_bytes: SESSION_STATE_BYTES + handshake_bytes.max(open_bytes), write_bytes: WRITE_BYTES },
+        shared: SharedReserve {
+            call_bytes: call_bytes(chain_bytes, peer_bytes),
+            shared_bytes: FACTORY_BYTES + chain_bytes + sessions * (SESSION_BYTES + SESSION_OVERHEAD_BYTES),
+        },
     }
 }
 
 /// Of a client's connections. With a chain of our own, all messages of a handshake are kept until its end, as at a server.
-pub(super) fn client(chain_bytes: usize, peer_bytes: usize, resumes: bool) -> Reserve {
+pub(super) fn client(chain_bytes: usize, peer_bytes: usize, resumes: bool) -> Memory {
     let handshake_bytes = match chain_bytes {
         0 => 3 * peer_bytes,
         _ => 2 * chain_bytes + 4 * peer_bytes,
@@ -76,12 +84,16 @@ pub(super) fn client(chain_bytes: usize, peer_bytes: usize, resumes: bool) -> Re
     // What has come of a record, the server's chain, and a session that is taken up.
     let open_bytes = peer_bytes.max(WIRE_RECORD_BYTES) + 2 * peer_bytes;
     let sessions = if resumes { CLIENT_SESSIONS + 1 } else { 0 };
-    Reserve {
-        state_bytes: SESSION_STATE_BYTES + TICKET_PLACES_BYTES + handshake_bytes.max(open_bytes),
-        write_bytes: WRITE_BYTES,
-        call_bytes: call_bytes(chain_bytes, peer_bytes),
+    Memory {
+        each: Reserve {
+            state_bytes: SESSION_STATE_BYTES + TICKET_PLACES_BYTES + handshake_bytes.max(open_bytes),
+            write_bytes: WRITE_BYTES,
+        },
         // Each with a ticket and with the server's chain.
-        shared_bytes: FACTORY_BYTES + chain_bytes + sessions * (2 * peer_bytes + SESSION_OVERHEAD_BYTES),
+        shared: SharedReserve {
+            call_bytes: call_bytes(chain_bytes, peer_bytes),
+            shared_bytes: FACTORY_BYTES + chain_bytes + sessions * (2 * peer_bytes + SESSION_OVERHEAD_BYTES),
+        },
     }
 }
 

@@ -15,9 +15,10 @@ use rustls::sign::CertifiedKey;
 use super::filter::{Settings, Tls};
 use super::handshakes::Handshakes;
 use super::identity::provider;
+use super::memory::Memory;
 use super::session::Session;
 use super::{DEFAULT_HANDSHAKE_TIMEOUT, DEFAULT_MAX_HANDSHAKES, Identity, Roots, TlsError, TlsVersion, memory, names};
-use crate::filter::{Filter, FilterError, FilterFactory, FilterFailure, FilterPeer, Reserve};
+use crate::filter::{Filter, FilterError, FilterFactory, FilterFailure, FilterPeer, Reserve, SharedReserve};
 
 /// Makes TLS filters for accepted connections.
 ///
@@ -40,7 +41,7 @@ pub struct TlsServer {
     certificate: Arc<Certificate>,
     settings: Settings,
     chain_bytes: usize,
-    reserve: Reserve,
+    memory: Memory,
 }
 
 /// Options of a [`TlsServer`].
@@ -219,20 +220,24 @@ impl TlsServerBuilder {
                 config.session_storage = Arc::new(Sessions(ServerSessionMemoryCache::new(sessions)));
             }
         }
-        let reserve = memory::server(chain_bytes, self.peer_handshake_bytes, asks_clients, self.resumption);
+        let memory = memory::server(chain_bytes, self.peer_handshake_bytes, asks_clients, self.resumption);
         let settings = Settings {
             handshake_timeout: self.handshake_timeout,
             peer_handshake_bytes: self.peer_handshake_bytes,
             end_without_notice: self.end_without_notice,
             handshakes: Handshakes::new(self.max_handshakes),
         };
-        Ok(TlsServer { config: Arc::new(config), certificate, settings, chain_bytes, reserve })
+        Ok(TlsServer { config: Arc::new(config), certificate, settings, chain_bytes, memory })
     }
 }
 
 impl FilterFactory for TlsServer {
     fn reserve(&self) -> Reserve {
-        self.reserve
+        self.memory.each
+    }
+
+    fn shared_reserve(&self) -> SharedReserve {
+        self.memory.shared
     }
 
     fn make(&self, _peer: &FilterPeer) -> Result<Box<dyn Filter>, FilterError> {

@@ -11,7 +11,8 @@ use crate::filter::{FilterFailure, Side};
 fn both_sides_learn_the_protocol_and_the_server_the_name_and_the_certificate() {
     for version in VERSIONS {
         let person = AUTHORITY.issue("a person");
-        let server = server().protocols(["http/1.1", "spoken"]).client_certificates(ClientCertificates::Required(roots()));
+        let server =
+            server().protocols(["http/1.1", "spoken"]).client_certificates(ClientCertificates::Required(roots()));
         let client = client().protocols(["unknown", "spoken"]).versions([version]).identity(identity(&person));
         let ends = Ends::established(&client.build().unwrap(), &server.build().unwrap());
         let described = ends.server.bench.describe();
@@ -173,8 +174,7 @@ fn a_client_certificate_of_a_stranger_is_refused() {
 #[test]
 fn without_a_common_application_protocol_there_is_no_connection() {
     let client = client().protocols(["one"]).build().unwrap();
-    let (client, server, client_text, server_text) =
-        failures(&client, &server().protocols(["two"]).build().unwrap());
+    let (client, server, client_text, server_text) = failures(&client, &server().protocols(["two"]).build().unwrap());
     assert_eq!((client, server), (FilterFailure::Protocol, FilterFailure::Protocol));
     assert_eq!(server_text, "the peer offers none of our application protocols (ALPN)");
     assert!(client_text.contains("NoApplicationProtocol"), "{client_text}");

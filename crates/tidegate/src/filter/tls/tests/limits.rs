@@ -118,10 +118,7 @@ fn a_clients_chain_longer_than_allowed_is_refused() {
 fn the_memory_for_a_peers_messages_has_its_bounds() {
     for bytes in [4_095, 65_536] {
         let error = server().peer_handshake_bytes(bytes).build().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("TLS: peer_handshake_bytes is {bytes}, it must be from 4096 to 65535")
-        );
+        assert_eq!(error.to_string(), format!("TLS: peer_handshake_bytes is {bytes}, it must be from 4096 to 65535"));
     }
 }
 

@@ -72,11 +72,16 @@ fn of_100_000_messages_by_single_bytes_none_is_lost_or_torn() {
 fn of_100_000_messages_in_pieces_of_any_size_none_is_lost_or_torn() {
     for version in VERSIONS {
         let mut random = 7;
-        stream(version, 50_000, |number| number as usize * 7 % 200, move || {
-            // Small ones and large ones.
-            let bits = split_mix(&mut random);
-            1 + (bits >> 32) as usize % (1 << (1 + bits % 15))
-        });
+        stream(
+            version,
+            50_000,
+            |number| number as usize * 7 % 200,
+            move || {
+                // Small ones and large ones.
+                let bits = split_mix(&mut random);
+                1 + (bits >> 32) as usize % (1 << (1 + bits % 15))
+            },
+        );
     }
 }
 
@@ -161,8 +166,7 @@ proptest! {
 #[test]
 fn close_notify_goes_out_before_the_end_and_reading_ends_with_the_peers() {
     for version in VERSIONS {
-        let mut ends =
-            Ends::established(&client().versions([version]).build().unwrap(), &server().build().unwrap());
+        let mut ends = Ends::established(&client().versions([version]).build().unwrap(), &server().build().unwrap());
         ends.client.bench.send("the last words");
         let words = ends.client.written();
         assert!(!ends.client.bench.finish(), "there is something left to be said");
@@ -225,8 +229,7 @@ fn an_end_within_a_record_is_always_truncated() {
 #[test]
 fn a_record_that_was_changed_ends_the_session_with_an_alert() {
     for version in VERSIONS {
-        let mut ends =
-            Ends::established(&client().versions([version]).build().unwrap(), &server().build().unwrap());
+        let mut ends = Ends::established(&client().versions([version]).build().unwrap(), &server().build().unwrap());
         ends.client.bench.send("something");
         let mut record = ends.client.written();
         *record.last_mut().unwrap() ^= 1;
