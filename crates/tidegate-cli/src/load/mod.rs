@@ -112,8 +112,9 @@ fn load(plan: &Plan, tls: Option<&TlsClient>, progress: Progress) -> Result<Outc
         }
         Expect::Chargen => {
             let throttle = Throttle::new(plan.read_rate);
-            builder
-                .client(client(&board, tls), move |connected| ChargenClient::new(seat(connected, first_of_block), throttle))
+            builder.client(client(&board, tls), move |connected| {
+                ChargenClient::new(seat(connected, first_of_block), throttle)
+            })
         }
         Expect::Ticker => {
             let (throttle, message_bytes) = (Throttle::new(plan.read_rate), plan.ticker_message_bytes);
