@@ -1,5 +1,7 @@
 //! Streams of messages through two TLS filters, cut everywhere, and how they end.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::{End, Ends, VERSIONS, client, filter, server};
@@ -255,4 +257,15 @@ fn small_messages_share_a_record() {
     std::mem::swap(&mut end, &mut ends.server);
     end.arrive(&written);
     assert_eq!(end.received.len(), 3_000);
+}
+
+#[test]
+fn a_session_lives_as_long_as_its_connection() {
+    let mut pair = pair(&client().build().unwrap(), &server().build().unwrap());
+    pair.run_whole();
+    pair.pass(Duration::from_secs(3600));
+    pair.client.send(b"still here");
+    pair.run_whole();
+    assert_eq!(pair.server.all_received(), b"still here");
+    assert!(pair.client.error.is_none() && pair.server.error.is_none());
 }
