@@ -4,6 +4,7 @@
 //! `cargo test -p tidegate --features tls --test tls_memory -- --nocapture` prints the figures.
 
 mod allocator;
+#[allow(dead_code, reason = "the tests of the filter use the rest")]
 #[path = "../../src/filter/tls/tests/certificates.rs"]
 mod certificates;
 mod connection;
