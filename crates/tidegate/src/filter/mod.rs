@@ -1,6 +1,6 @@
 //! Filters: what transforms the bytes of a connection between the wire and its handler.
 //!
-//! A connection has a [`Stack`] of filters, or none, which costs nothing. Data is **pulled, both ways**:
+//! A connection has a stack of filters, or none, which costs nothing. Data is **pulled, both ways**:
 //!
 //! ```text
 //!          handler                         send queue (whole messages, with the policy)
