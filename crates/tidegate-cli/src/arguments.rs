@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -124,6 +125,23 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "BYTES/TIME", default_value = "1/60s", value_parser = parse_progress)]
     pub min_send_progress: Limit<MinProgress>,
 
+    /// Serve TLS 1.3 and 1.2, with the certificates in this PEM file: the server's first, each followed by that of its issuer. SIGHUP reads
+    /// both files again
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate (PEM: PKCS #8, PKCS #1 or SEC 1)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Serve only clients with a certificate that one of those in this PEM file has issued
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// An application protocol to agree upon (ALPN), the best first. May be given several times
+    #[arg(long, value_name = "NAME", requires = "tls_cert")]
+    pub tls_alpn: Vec<String>,
+
     /// How long draining may take after a signal: after half of it, what is still busy is closed in order, after all of it reset
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub shutdown_grace: Span,
@@ -146,9 +164,10 @@ SIGTERM and SIGINT drain the server: what waits to be accepted is accepted, what
 are closed, those that are still busy after half of --shutdown-grace are closed in order, and what is left after all of
 it is reset; then it exits with status 0. The last line on stdout is a JSON object: bytes_received, bytes_sent,
 connections, dropped_messages and dropped_bytes by --overflow, closed by reason, refused by cause; of a ticker also how
-many messages were published, refused for now, delivered (one for each receiver) and missed. A second signal ends it at
-once, with 128 plus its number. Status 1: the
-system refuses an address, descriptors or memory. Status 2: bad arguments.
+many messages were published, refused for now, delivered (one for each receiver) and missed. With TLS, SIGHUP reads the
+certificate and its key again: new connections get the new certificate, old ones go on, and files that can't be used change
+nothing; the log says which. A second signal ends it at once, with 128 plus its number. Status 1: the system refuses an
+address, descriptors, memory or a file. Status 2: bad arguments.
 
 Example: serve 12,000 connections within 96 MiB on every IPv4 address of the machine
   tidegate serve echo --listen 0.0.0.0:7007 --max-connections 12000 --memory 96M";

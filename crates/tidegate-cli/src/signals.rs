@@ -1,10 +1,10 @@
-//! The signals that end the program.
+//! The signals that end the program, and the one that has it read its files again.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
@@ -28,6 +28,17 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
             first();
         }
     })?;
+    Ok(())
+}
+
+/// From now on, each SIGHUP calls `reload` on a thread of its own; several that come meanwhile are one.
+///
+/// # Errors
+/// When the system refuses the signal handler or the thread.
+pub(crate) fn on_hangup(mut reload: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP])?;
+    let run = move || signals.forever().for_each(|_| reload());
+    std::thread::Builder::new().name("tidegate-reload".into()).spawn(run)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What `tidegate load` is told on the command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
@@ -67,6 +68,22 @@ pub(crate) struct LoadOptions {
     /// Whether messages of a ticker may be missing [default: forbidden]
     #[arg(long, value_enum)]
     pub gaps: Option<Gaps>,
+
+    /// Speak TLS, with a server whose certificate --tls-ca vouches for
+    #[arg(long)]
+    pub tls: bool,
+
+    /// The certificates that may have issued the server's, in a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls", conflicts_with = "tls_insecure")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// What the server's certificate must be for [default: its address]
+    #[arg(long, value_name = "NAME", requires = "tls")]
+    pub tls_name: Option<String>,
+
+    /// Take any certificate for good, and so load whoever answers
+    #[arg(long, requires = "tls")]
+    pub tls_insecure: bool,
 
     /// Check every byte of every answer, and not only how many there are; chargen lines and ticker messages are always
     /// checked

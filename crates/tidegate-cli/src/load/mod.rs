@@ -22,6 +22,7 @@ mod sources;
 mod throttle;
 mod ticker;
 mod ticks;
+mod tls;
 
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tidegate::filter::tls::TlsClient;
 use tidegate::{Bound, Client, Connected, Connector, Report, RunError, Server, ServerHandle, Target};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -68,7 +70,8 @@ const RETRY: Duration = Duration::from_millis(1);
 pub(crate) fn run(options: &LoadOptions) -> Result<(), Failure> {
     let plan = Plan::new(options, sources::local_ports()).map_err(Failure::Usage)?;
     let log = Log::start(LogFormat::Text, LevelFilter::WARN).map_err(Failure::Usage)?;
-    let outcome = load(&plan, Progress::new(!options.json));
+    let tls = tls::client(options, plan.all_connections())?;
+    let outcome = load(&plan, tls.as_ref(), Progress::new(!options.json));
     log.finish();
     let outcome = outcome?;
 
@@ -81,7 +84,7 @@ pub(crate) fn run(options: &LoadOptions) -> Result<(), Failure> {
     if outcome.is_well() { Ok(()) } else { Err(Failure::Reported) }
 }
 
-fn load(plan: &Plan, progress: Progress) -> Result<Outcome, Failure> {
+fn load(plan: &Plan, tls: Option<&TlsClient>, progress: Progress) -> Result<Outcome, Failure> {
     descriptors::check_for(plan.all_connections(), descriptors::raise_limit()).map_err(Failure::Refused)?;
     let board = Arc::new(Board::default());
     let threads = threads(plan);
@@ -96,25 +99,26 @@ fn load(plan: &Plan, progress: Progress) -> Result<Outcome, Failure> {
     let (never_read, expect) = (u64::from(plan.never_read), plan.expect);
     let first_of_block = never_read + u64::from(plan.silent);
     let seat_beside = seat.clone();
-    let (builder, beside) = builder.client(client(&board), move |connected| {
+    let (builder, beside) = builder.client(client(&board, tls), move |connected| {
         let habit = if connected.tag < never_read { Habit::NeverReads } else { Habit::Silent };
         Beside::new(seat_beside(connected, 0), habit, expect)
     });
     let (builder, block) = match plan.expect {
         Expect::Echo => {
             let work = Arc::new(Work::new(plan));
-            builder.client(client(&board), move |connected| {
+            builder.client(client(&board, tls), move |connected| {
                 EchoClient::new(seat(connected, first_of_block), &work, connected.tag)
             })
         }
         Expect::Chargen => {
             let throttle = Throttle::new(plan.read_rate);
-            builder
-                .client(client(&board), move |connected| ChargenClient::new(seat(connected, first_of_block), throttle))
+            builder.client(client(&board, tls), move |connected| {
+                ChargenClient::new(seat(connected, first_of_block), throttle)
+            })
         }
         Expect::Ticker => {
             let (throttle, message_bytes) = (Throttle::new(plan.read_rate), plan.ticker_message_bytes);
-            builder.client(client(&board), move |connected| {
+            builder.client(client(&board, tls), move |connected| {
                 TickerClient::new(seat(connected, first_of_block), Ticks::new(message_bytes), throttle)
             })
         }
@@ -157,9 +161,13 @@ fn threads(plan: &Plan) -> NonZeroUsize {
     NonZeroUsize::new(plan.all_connections() as usize).map_or(processors, |connections| processors.min(connections))
 }
 
-fn client(board: &Arc<Board>) -> Client {
+fn client(board: &Arc<Board>, tls: Option<&TlsClient>) -> Client {
     let board = Arc::clone(board);
-    Client::tcp().connect_timeout(CONNECT_TIMEOUT).on_failed(move |failed| board.connect_failed(failed))
+    let client = Client::tcp().connect_timeout(CONNECT_TIMEOUT).on_failed(move |failed| board.connect_failed(failed));
+    match tls {
+        Some(tls) => client.filter(tls.clone()),
+        None => client,
+    }
 }
 
 /// Runs the engine on a thread of its own; when it stops, everybody who waits on the board knows.

@@ -5,6 +5,7 @@ mod counters;
 mod discard;
 mod echo;
 pub(crate) mod ticker;
+mod tls;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -23,6 +24,7 @@ use self::counters::Counters;
 use self::discard::Discard;
 use self::echo::Echo;
 use self::ticker::{Subscriber, Ticker};
+use self::tls::Tls;
 use crate::Failure;
 use crate::arguments::{Preset, ServeOptions, Service};
 use crate::descriptors;
@@ -59,8 +61,12 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
         let (with_group, made) = builder.group();
         (builder, group) = (with_group, Some(made));
     }
+    let tls = Tls::new(options)?;
     for &address in &options.listen {
-        let listener = Listener::tcp(address).access(access(options));
+        let mut listener = Listener::tcp(address).access(access(options));
+        if let Some(tls) = &tls {
+            listener = listener.filter(tls.filter());
+        }
         builder = listen(builder, options.service, listener, &draining, group.as_ref());
     }
     builder = match options.memory {
@@ -78,6 +84,7 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
         handle.drain();
     })
     .map_err(|error| Failure::Refused(format!("can't wait for signals: {error}")))?;
+    tls.map_or(Ok(()), Tls::reload_on_hangup)?;
 
     announce(options.service, &bound);
     let counters = options.stats.map(|every| Counters::log(bound.handle(), every.duration)).transpose()?;

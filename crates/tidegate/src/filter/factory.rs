@@ -15,6 +15,16 @@ pub struct Reserve {
     pub write_bytes: usize,
 }
 
+/// What a factory and its filters take besides, however many connections there are.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SharedReserve {
+    /// What one call of a filter may take while it runs, in bytes, on top of what it keeps. An I/O thread runs one call at a time, so this
+    /// is counted once a thread.
+    pub call_bytes: usize,
+    /// What all filters of the factory have together, in bytes: a cache of sessions. Counted once.
+    pub shared_bytes: usize,
+}
+
 /// Which side of a connection we are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
@@ -32,6 +42,13 @@ pub struct FilterPeer {
     pub address: SocketAddr,
     /// Which side we are.
     pub side: Side,
+}
+
+impl FilterPeer {
+    /// A peer, for tests of filters.
+    pub fn new(address: SocketAddr, side: Side) -> Self {
+        Self { address, side }
+    }
 }
 
 /// What filters have learned about a connection.
@@ -60,6 +77,11 @@ impl Description {
 pub trait FilterFactory: Send + Sync + 'static {
     /// What each of the filters takes.
     fn reserve(&self) -> Reserve;
+
+    /// What they take besides, together. By default nothing.
+    fn shared_reserve(&self) -> SharedReserve {
+        SharedReserve::default()
+    }
 
     /// Makes the filter of a new connection, on its I/O thread.
     ///

@@ -1,6 +1,6 @@
 //! Filters: what transforms the bytes of a connection between the wire and its handler.
 //!
-//! A connection has a [`Stack`] of filters, or none, which costs nothing. Data is **pulled, both ways**:
+//! A connection has a stack of filters, or none, which costs nothing. Data is **pulled, both ways**:
 //!
 //! ```text
 //!          handler                         send queue (whole messages, with the policy)
@@ -40,27 +40,32 @@
 //!   [farewell](FilterError::with_farewell), what filters still want to write goes out first. A panic is one of the handler's.
 //! - **Pausing.** A filter is not read while the handler takes nothing: see [`FilterContext::is_reading`]. It is written from all the same.
 //! - **Memory.** What a filter keeps for as long as it lives is declared by its factory ([`Reserve`]) and counted for every connection
-//!   in the ceiling. What it makes for the wire is charged to the connection; the room that it is given is charged ahead. Of what it has
-//!   declared to write it can always write all when nothing is in flight, whatever others hold.
+//!   in the ceiling; what all share, and what a call takes while it runs, by [`SharedReserve`]. What it makes for the wire is charged to
+//!   the connection; the room that it is given is charged ahead. Of what it has declared to write it can always write all when nothing is
+//!   in flight, whatever others hold.
 //!
 //! `docs/filters.md` in the repository has the whole of it.
 
 mod above;
 mod below;
+mod bench;
 mod context;
 mod error;
 mod factory;
 mod stack;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod tests;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use above::{Above, Down};
 pub(crate) use above::{Budget, Outgoing};
 pub(crate) use below::Incoming;
 pub use below::{Below, Fill};
+pub use bench::FilterBench;
 pub use context::FilterContext;
 pub use error::{FilterError, FilterFailure};
-pub use factory::{Description, FilterFactory, FilterPeer, Reserve, Side};
+pub use factory::{Description, FilterFactory, FilterPeer, Reserve, SharedReserve, Side};
 pub(crate) use stack::Stack;
 
 use crate::memory::Buffer;

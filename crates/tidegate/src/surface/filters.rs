@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::connection::{FILTER_BYTES, FILTERED_BYTES};
-use crate::filter::{FilterFactory, Reserve};
+use crate::filter::{FilterFactory, Reserve, SharedReserve};
 use crate::io_thread::Factories;
 use crate::memory::MESSAGE_OVERHEAD_BYTES;
 
@@ -37,6 +37,10 @@ impl FilterKit {
         self.later.len()
     }
 
+    fn shared_reserves(&self) -> impl Iterator<Item = SharedReserve> {
+        self.factories.iter().map(|factory| factory.shared_reserve())
+    }
+
     /// What the filters of one connection take, without those that are added later.
     pub(super) fn own_bytes(&self) -> usize {
         self.factories.iter().map(|factory| filter_bytes(factory.reserve())).sum()
@@ -62,6 +66,14 @@ pub(super) fn filters_bytes<'a>(kits: impl Iterator<Item = &'a FilterKit> + Clon
         0 => 0,
         bytes => FILTERED_BYTES + bytes + later_writes,
     }
+}
+
+/// What filters take besides, however many connections there are: what each factory keeps for all, and what one call takes on each I/O
+/// thread.
+pub(super) fn shared_bytes<'a>(kits: impl Iterator<Item = &'a FilterKit> + Clone, threads: usize) -> usize {
+    let shared: usize = kits.clone().flat_map(FilterKit::shared_reserves).map(|reserve| reserve.shared_bytes).sum();
+    let call = kits.flat_map(FilterKit::shared_reserves).map(|reserve| reserve.call_bytes).max().unwrap_or(0);
+    shared + threads * call
 }
 
 impl fmt::Debug for FilterKit {

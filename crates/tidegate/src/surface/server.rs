@@ -17,7 +17,7 @@ use crate::io_thread::{
 };
 use crate::memory::SendReserve;
 use crate::surface::engines::Engines;
-use crate::surface::filters::{FilterKit, filters_bytes};
+use crate::surface::filters::{FilterKit, filters_bytes, shared_bytes};
 use crate::surface::table::Table;
 use crate::surface::workers::Workers;
 use crate::surface::{
@@ -217,7 +217,8 @@ impl ServerBuilder {
         let shared = self.shared(&self.limits, engines.wakers().into_iter());
         let seats = self.seats(&shared)?;
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
-        ceiling.filters_bytes = self.limits.max_connections as usize * self.filters_bytes();
+        ceiling.filters_bytes =
+            self.limits.max_connections as usize * self.filters_bytes() + shared_bytes(self.kits(), threads);
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
         ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
         Ok(Bound { builder: self, engines, sockets, addresses, seats, shared, ceiling })
@@ -233,7 +234,10 @@ impl ServerBuilder {
         let each_bytes = self.handler_bytes() + self.filters_bytes();
         let limits = match &self.memory {
             Memory::AsLimits => limits,
-            Memory::Bytes(bytes) => limits.fit_memory(*bytes, threads, each_bytes)?,
+            Memory::Bytes(bytes) => {
+                let bytes = bytes.saturating_sub(shared_bytes(self.kits(), threads));
+                limits.fit_memory(bytes, threads, each_bytes)?
+            }
             Memory::ShareOf(machine) => limits.share_of(machine, threads, each_bytes)?,
         };
         limits.check()?;
