@@ -52,7 +52,9 @@ mod bench;
 mod context;
 mod error;
 mod factory;
+pub mod framing;
 mod stack;
+mod tail;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod tests;
 #[cfg(feature = "tls")]
@@ -67,6 +69,7 @@ pub use context::FilterContext;
 pub use error::{FilterError, FilterFailure};
 pub use factory::{Description, FilterFactory, FilterPeer, Reserve, SharedReserve, Side};
 pub(crate) use stack::Stack;
+pub use tail::Tail;
 
 use crate::memory::Buffer;
 use crate::time::Time;
