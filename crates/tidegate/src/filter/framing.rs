@@ -339,6 +339,9 @@ impl Frames {
         let may_lack = matches!(self.framing.kind, Kind::Delimiter { may_lack: true, .. });
         if self.tail.is_empty() {
             Ok(Read::Finished)
+        } else if may_lack && self.tail.bytes().len() > self.framing.max_bytes {
+            // It ended like the beginning of a delimiter, which would not have counted.
+            Err(self.framing.too_large(&format!("of {} bytes", self.tail.bytes().len())))
         } else if may_lack {
             self.deadline = None;
             Ok(self.tail.take().map_or(Read::Finished, Read::Data))

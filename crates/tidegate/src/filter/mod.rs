@@ -53,6 +53,8 @@ mod context;
 mod error;
 mod factory;
 pub mod framing;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+pub mod fuzzing;
 mod stack;
 mod tail;
 #[cfg(all(test, not(loom)))]

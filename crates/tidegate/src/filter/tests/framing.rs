@@ -239,6 +239,15 @@ fn the_end_within_a_message_is_a_truncation_at_every_byte() {
 }
 
 #[test]
+fn a_last_message_that_ends_like_a_delimiter_begins_was_handed_up_too_large() {
+    let framing = Framing::delimiter("abab", 2).last_may_lack_delimiter();
+    for sizes in [1, usize::MAX] {
+        assert_eq!(received(&framing, b"xaba", &[sizes]), (vec![], Some(FilterFailure::TooLarge)));
+        assert_eq!(received(&framing, b"xa", &[sizes]), (vec![b"xa".to_vec()], None));
+    }
+}
+
+#[test]
 fn what_can_not_be_framed_is_not_sent() {
     for (framing, length) in [
         (Framing::prefix(Prefix::U8, 1000), 256),
