@@ -52,7 +52,11 @@ mod bench;
 mod context;
 mod error;
 mod factory;
+pub mod framing;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+pub mod fuzzing;
 mod stack;
+mod tail;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod tests;
 #[cfg(feature = "tls")]
@@ -67,6 +71,7 @@ pub use context::FilterContext;
 pub use error::{FilterError, FilterFailure};
 pub use factory::{Description, FilterFactory, FilterPeer, Reserve, SharedReserve, Side};
 pub(crate) use stack::Stack;
+pub use tail::Tail;
 
 use crate::memory::Buffer;
 use crate::time::Time;

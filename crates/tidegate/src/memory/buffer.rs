@@ -53,15 +53,17 @@ impl Buffer {
     pub(crate) fn copied(bytes: &[u8], lease: &Rc<SendLease>) -> Result<Self, NoMemory> {
         assert!(u32::try_from(bytes.len()).is_ok(), "a received buffer of {} bytes", bytes.len());
         lease.charge(bytes.len())?;
-        let block = Box::leak(Box::<[u8]>::from(bytes));
+        Ok(Self::of_charged(Box::from(bytes), Rc::clone(lease)))
+    }
+
+    /// Takes over `block`, which is charged to `lease` by its length already.
+    pub(crate) fn of_charged(block: Box<[u8]>, lease: Rc<SendLease>) -> Self {
+        assert!(u32::try_from(block.len()).is_ok(), "a received buffer of {} bytes", block.len());
+        let block = Box::leak(block);
         let capacity = block.len() as u32;
         let base = NonNull::from(block).cast::<u8>();
-        Ok(Self {
-            data: base,
-            length: capacity,
-            index_or_capacity: capacity,
-            home: Home::Copy(Box::new(CopyHome { base, lease: Rc::clone(lease) })),
-        })
+        let home = Home::Copy(Box::new(CopyHome { base, lease }));
+        Self { data: base, length: capacity, index_or_capacity: capacity, home }
     }
 
     /// Drops the first `count` bytes; the rest stays where it is.
@@ -148,7 +150,7 @@ impl Drop for Buffer {
                 let capacity = self.index_or_capacity as usize;
                 home.lease.refund(capacity);
                 let block = std::ptr::slice_from_raw_parts_mut(home.base.as_ptr(), capacity);
-                // SAFETY: made by `Box::leak` of a slice of exactly this length in `copied`, freed once.
+                // SAFETY: made by `Box::leak` of a slice of exactly this length in `of_charged`, freed once.
                 drop(unsafe { Box::from_raw(block) });
             }
         }

@@ -1,5 +1,6 @@
 //! The stack by itself, and what tests of filters are made of.
 
+mod framing;
 mod pair;
 mod stack;
 

@@ -150,6 +150,20 @@ impl End {
         moved
     }
 
+    /// Lets a buffer come as it is.
+    pub(crate) fn arrive_in(&mut self, buffer: Buffer) {
+        self.wire.buffers.push_back(buffer);
+    }
+
+    /// Reads once at the top; what came of it, if that was data.
+    pub(crate) fn read_once(&mut self, now: Time) -> Option<Buffer> {
+        let mut context = FilterContext::new(now, &mut self.random, &self.lease);
+        match self.stack.read(&mut self.wire, &mut context) {
+            Ok(Read::Data(data)) => Some(data),
+            _ => None,
+        }
+    }
+
     fn arrive(&mut self, bytes: &[u8]) {
         let buffer = Buffer::copied(bytes, &self.lease).expect("a test has memory");
         self.wire.buffers.push_back(buffer);

@@ -1,0 +1,158 @@
+//! What fuzz targets call: a filter is fed with arbitrary bytes in arbitrary pieces, and what it makes of them must not depend on the pieces.
+//!
+//! Only in builds with `--cfg fuzzing`, and in tests, which feed the same functions with random bytes.
+
+use std::collections::VecDeque;
+
+use super::framing::{Empty, Framing, Prefix};
+use super::{FilterContext, FilterFactory, FilterFailure, FilterPeer, Incoming, Read, Side, Stack};
+use crate::memory::{Buffer, SendLease, SendReserve};
+use crate::time::Time;
+
+/// The bytes of a case, and what is left of them.
+struct Choices<'a>(&'a [u8]);
+
+impl Choices<'_> {
+    /// A number below `end`.
+    fn below(&mut self, end: usize) -> usize {
+        let Some((&first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        usize::from(first) % end
+    }
+}
+
+#[derive(Default)]
+struct Wire {
+    buffers: VecDeque<Buffer>,
+    finished: bool,
+}
+
+impl Incoming for Wire {
+    fn next(&mut self) -> Option<Buffer> {
+        self.buffers.pop_front()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished && self.buffers.is_empty()
+    }
+}
+
+/// What came out of a filter.
+#[derive(PartialEq, Eq, Debug)]
+struct Outcome {
+    pieces: Vec<Vec<u8>>,
+    failure: Option<FilterFailure>,
+    finished: bool,
+}
+
+/// Feeds `stream` in pieces of so many bytes, over and over, and then the end.
+fn feed(factory: &dyn FilterFactory, stream: &[u8], sizes: &[usize]) -> Outcome {
+    let lease = SendLease::new(SendReserve::new(1 << 30));
+    let peer = FilterPeer { address: ([192, 0, 2, 1], 1).into(), side: Side::Accepted };
+    let mut outcome = Outcome { pieces: Vec::new(), failure: None, finished: false };
+    let mut stack = Stack::empty();
+    match factory.make(&peer) {
+        Ok(filter) => stack.join(filter, 0, None, std::iter::empty()),
+        Err(error) => {
+            outcome.failure = Some(error.failure);
+            return outcome;
+        }
+    }
+    let (mut wire, mut random, mut left) = (Wire::default(), 1, stream);
+    for size in sizes.iter().cycle() {
+        if left.is_empty() {
+            wire.finished = true;
+        } else {
+            let (piece, rest) = left.split_at((*size).clamp(1, left.len()));
+            left = rest;
+            wire.buffers.extend(Buffer::copied(piece, &lease).ok());
+        }
+        loop {
+            let mut context = FilterContext::new(Time::ZERO, &mut random, &lease);
+            match stack.read(&mut wire, &mut context) {
+                Ok(Read::Data(data)) => outcome.pieces.push(data.to_vec()),
+                Ok(Read::Starved) => break,
+                Ok(Read::NoMemory) => unreachable!("there is memory for everything"),
+                Ok(Read::Finished) => {
+                    outcome.finished = true;
+                    break;
+                }
+                Err(error) => {
+                    outcome.failure = Some(error.failure);
+                    break;
+                }
+            }
+        }
+        // What has been handed up is dropped: what is charged now is kept by the filter, or waits.
+        assert!(lease.charged() <= 2 * stream.len(), "{} bytes are kept of {}", lease.charged(), stream.len());
+        if outcome.finished || outcome.failure.is_some() {
+            break;
+        }
+        assert!(!wire.finished, "starved after the end");
+    }
+    drop((stack, wire));
+    assert_eq!(lease.charged(), 0, "something is charged after the end");
+    outcome
+}
+
+/// Feeds a filter whole and in pieces, and compares.
+fn compare(factory: &dyn FilterFactory, choices: &mut Choices<'_>) -> Outcome {
+    let sizes: Vec<usize> = (0..4).map(|_| choices.below(32)).collect();
+    let whole = feed(factory, choices.0, &[usize::MAX]);
+    assert_eq!(whole, feed(factory, choices.0, &sizes), "pieces of {sizes:?} make a difference");
+    whole
+}
+
+/// Framing: the first bytes say how, the others are the stream.
+pub fn framing(data: &[u8]) {
+    let mut choices = Choices(data);
+    let max_bytes = 1 + choices.below(64);
+    const PREFIXES: [Prefix; 7] = [
+        Prefix::U8,
+        Prefix::U16BigEndian,
+        Prefix::U16LittleEndian,
+        Prefix::U32BigEndian,
+        Prefix::U32LittleEndian,
+        Prefix::U64BigEndian,
+        Prefix::U64LittleEndian,
+    ];
+    const DELIMITERS: [&str; 4] = ["\n", "\r\n", "aab", "abab"];
+    let mut framing = match choices.below(PREFIXES.len() + DELIMITERS.len() + 1) {
+        kind if kind < PREFIXES.len() => Framing::prefix(PREFIXES[kind], max_bytes),
+        kind if kind < PREFIXES.len() + DELIMITERS.len() => {
+            Framing::delimiter(DELIMITERS[kind - PREFIXES.len()], max_bytes)
+        }
+        _ => Framing::fixed(max_bytes),
+    };
+    let options = choices.below(16);
+    if options & 1 != 0 {
+        framing = framing.prefix_counts_itself();
+    }
+    let keeps = options & 2 != 0;
+    if keeps {
+        framing = framing.keep_delimiter();
+    }
+    if options & 4 != 0 {
+        framing = framing.last_may_lack_delimiter();
+    }
+    if options & 8 != 0 {
+        framing = framing.empty_messages(Empty::Skipped);
+    }
+    let outcome = compare(&framing, &mut choices);
+    let most = max_bytes + if keeps { 4 } else { 0 };
+    assert!(outcome.pieces.iter().all(|message| (1..=most).contains(&message.len())), "{framing:?}: {outcome:?}");
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn framing_stands_what_the_fuzzer_would_feed_it(
+            data in prop::collection::vec(prop_oneof![any::<u8>(), 0_u8..4, Just(b'\r'), Just(b'\n'), b'a'..=b'b'], 0..200),
+        ) {
+            super::framing(&data);
+        }
+    }
+}
