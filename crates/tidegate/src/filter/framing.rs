@@ -104,6 +104,10 @@ enum Kind {
 }
 
 impl Framing {
+    /// The largest message that there can be, in bytes: a maximum beyond it is taken for this. With what marks it, a message fits into
+    /// one [`Buffer`](crate::Buffer).
+    pub const MAX_BYTES: usize = 1 << 30;
+
     /// A length before each message, which has at most `max_bytes` without it. A message without bytes is
     /// [refused](Empty::Refused) by default.
     pub fn prefix(prefix: Prefix, max_bytes: usize) -> Self {
@@ -133,6 +137,7 @@ impl Framing {
     }
 
     fn of(kind: Kind, max_bytes: usize, empty: Empty) -> Self {
+        let max_bytes = max_bytes.min(Self::MAX_BYTES);
         Self { kind, max_bytes, empty, message_timeout: None }
     }
 

@@ -239,6 +239,12 @@ fn the_end_within_a_message_is_a_truncation_at_every_byte() {
 }
 
 #[test]
+fn a_length_at_the_end_of_all_numbers_made_an_addition_overflow() {
+    let framing = Framing::prefix(Prefix::U64BigEndian, usize::MAX);
+    assert_eq!(received(&framing, &[0xFF; 8], &[usize::MAX]), (vec![], Some(FilterFailure::TooLarge)));
+}
+
+#[test]
 fn a_last_message_that_ends_like_a_delimiter_begins_was_handed_up_too_large() {
     let framing = Framing::delimiter("abab", 2).last_may_lack_delimiter();
     for sizes in [1, usize::MAX] {

@@ -1,0 +1,67 @@
+//! From serving to draining to the end: what a thread does when the server enters a new phase.
+
+use super::{IoThread, Listed, Phase, Timer};
+use crate::connection::CloseReason;
+use crate::engine::Engine;
+
+impl<E: Engine> IoThread<E> {
+    /// Does what a new phase of the server asks for, once.
+    pub(super) fn follow_phase(&mut self) {
+        let phase = self.shared.phase();
+        if phase > self.phase {
+            self.enter_phase(phase);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enter_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.cancel_connects();
+        self.groups_follow(phase);
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.close(&mut self.engine);
+        }
+        match phase {
+            Phase::Running => {}
+            Phase::Draining => {
+                self.context.wheel.insert(self.context.now + self.shutdown_grace / 2, Timer::HalfGrace);
+                self.context.wheel.insert(self.context.now + self.shutdown_grace, Timer::Grace);
+                // Every connection is looked at in flush: what is idle is closed there.
+                self.mark_all_dirty();
+            }
+            Phase::Aborting => self.abort_all(),
+        }
+    }
+
+    /// Half of the grace period is over, and some connections were never idle: they are closed in order, so that no peer that goes on
+    /// talking is reset.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn close_all(&mut self) {
+        for (index, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.in_use) {
+            slot.machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
+            if !slot.listed.is_in(Listed::DIRTY) {
+                slot.listed.enter(Listed::DIRTY);
+                self.dirty.push(index);
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn abort_all(&mut self) {
+        self.phase = Phase::Aborting;
+        self.serve_line();
+        self.mark_all_dirty();
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn mark_all_dirty(&mut self) {
+        let live: Vec<u32> = self.slots.iter_mut().filter(|(_, slot)| slot.in_use).map(|(index, _)| index).collect();
+        for index in live {
+            self.mark_dirty(index);
+        }
+    }
+}
