@@ -138,7 +138,9 @@ fn filled(limits: Limits, queued: usize, received: usize) -> (Vec<Held>, usize) 
         }
     });
     let begun = Instant::now();
-    let full = |held: &[Held]| held.iter().all(|socket| socket.queued >= queued && socket.received >= received);
+    let is_full = |socket: &Held| socket.queued >= queued && socket.received >= received;
+    // One that is not accepted yet is not listed.
+    let full = |held: &[Held]| held.len() == PEERS as usize && held.iter().all(is_full);
     let mut held = held_by_accepted(address);
     while !full(&held) && begun.elapsed() < DEADLINE {
         std::thread::yield_now();
