@@ -2,8 +2,7 @@
 
 /// The close reasons that these services, clients and worlds bring about, each in at least one of a hundred runs.
 ///
-/// Not among them: `failed`, because the simulated network has no errors but resets and refusals, and `system_memory`, because no shortage
-/// lasts that long.
+/// Not among them: `failed`, because the simulated network has no errors but resets and refusals.
 pub const REASONS: &[&str] = &[
     "finished",
     "closed_by_handler",
@@ -22,6 +21,8 @@ pub const REASONS: &[&str] = &[
     "receive_too_slow",
     "slow_consumer",
     "handshake_timeout",
+    "system_memory",
+    "offload_panicked",
 ];
 
 /// From this many runs on, a campaign fails if something has happened in fewer than one of [`RUNS_PER_OCCURRENCE`].

@@ -11,7 +11,7 @@ mod services;
 
 use std::time::Duration;
 
-use tidegate::sim::{Simulation, Violation};
+use tidegate::sim::{Fault, Simulation, Violation};
 use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Report, Server};
 
 use self::client::EchoClient;
@@ -46,6 +46,9 @@ const NEWS: u64 = 5;
 const OFFLOADS: u64 = 6;
 const SERVICES: u64 = 8;
 
+/// How long the system is out of memory, where it is: longer than the 10 s that a connection waits.
+const SHORTAGE: Duration = Duration::from_secs(15);
+
 /// Runs the servers of `seed` in a hostile world, with limits and clients that the seed chooses too.
 ///
 /// # Errors
@@ -58,12 +61,14 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let flow = publishing::flow(&simulation, &limits);
     let of_news = publishing::flow(&simulation, &limits);
     let (builder, group) = Server::builder().group();
-    let witness = Witness::new(&limits);
+    // Only where nobody counts on the end of an echo.
+    let meets_shortage = is_impatient && simulation.random_below(6) == 0;
+    let witness = Witness::new(&limits).of_a_shortage(meets_shortage);
     let complaints = witness.complaints.clone();
     let room = Newsroom::new(group, &limits, complaints.clone());
     let prompt = witness.of_a_prompt_service();
     let (later, moody, publisher, gossip) =
-        (witness.clone(), witness.clone(), witness.of_a_publisher(), witness.clone());
+        (witness.clone(), witness.of_panics(), witness.of_a_publisher(), witness.clone());
     let offloads = witness;
     let masked = prompt.clone();
     let waits = is_impatient || simulation.random_below(2) == 0;
@@ -98,6 +103,11 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         connections if connections > watched.most() => Err(format!("{connections} of {}", watched.most())),
         _ => Ok(()),
     });
+    if meets_shortage {
+        let begins = Duration::from_micros(simulation.random_below(1_000_000));
+        simulation.after(begins, |simulation| simulation.set_fault(Fault::SendOutOfMemory, 1.0));
+        simulation.after(begins + SHORTAGE, |simulation| simulation.set_fault(Fault::SendOutOfMemory, 0.0));
+    }
     // Draining may come when it likes only where nobody counts on the end of an echo.
     let is_interrupted = simulation.random_below(3) == 0;
     while simulation.completions() < COMPLETIONS_LEAST || simulation.opened() < CONNECTIONS_LEAST {

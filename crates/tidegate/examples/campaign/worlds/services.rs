@@ -31,6 +31,10 @@ pub struct Witness {
     is_prompt: bool,
     /// More is sent than is heard.
     publishes: bool,
+    /// Jobs panic.
+    panics: bool,
+    /// The system is out of memory for longer than a connection waits for it.
+    meets_shortage: bool,
     limits: Arc<Limits>,
     pub complaints: Complaints,
 }
@@ -42,6 +46,8 @@ impl Witness {
             sent: 0,
             is_prompt: false,
             publishes: false,
+            panics: false,
+            meets_shortage: false,
             limits: Arc::new(limits.clone()),
             complaints: Complaints::default(),
         }
@@ -50,6 +56,16 @@ impl Witness {
     /// One that knows that what is heard is sent back at once.
     pub fn of_a_prompt_service(&self) -> Self {
         Self { is_prompt: true, ..self.clone() }
+    }
+
+    /// One that knows that jobs may panic.
+    pub fn of_panics(&self) -> Self {
+        Self { panics: true, ..self.clone() }
+    }
+
+    /// One that knows that the system runs out of memory, if `meets` says so.
+    pub fn of_a_shortage(self, meets: bool) -> Self {
+        Self { meets_shortage: meets, ..self }
     }
 
     /// One that knows that more is sent than is heard.
@@ -82,10 +98,8 @@ impl Witness {
             CloseReason::ReceiveTooSlow => limits.min_receive_rate.is_some() && self.heard > 0,
             // Only the publisher's queues refuse for so long, and it judges that for itself.
             CloseReason::SlowConsumer => false,
-            // The system is never out of memory for 10 s.
-            CloseReason::SystemMemory => false,
-            // No job panics.
-            CloseReason::OffloadPanicked => false,
+            CloseReason::SystemMemory => self.meets_shortage,
+            CloseReason::OffloadPanicked => self.panics,
             _ => true,
         };
         if !fits {
@@ -227,6 +241,7 @@ impl Handler for Moody {
             4 => handle.abort(),
             5 => drop(handle.post(Mood::Finish)),
             6 => drop(handle.post(Mood::Panic)),
+            8 => drop(connection.offload(|| -> Mood { panic!("{PLANNED}") })),
             7 => {
                 connection.pause_read();
                 let after = Duration::from_millis(connection.random() % 50);
