@@ -166,12 +166,31 @@ impl Groups {
         if self.places.range((slot, 0)..=(slot, u32::MAX)).count() >= limit as usize {
             return Err(JoinRefusal::TooMany { limit });
         }
-        let members = &mut self.of_thread(number).members;
-        let place = members.len() as u32;
-        members.push(slot);
-        self.places.insert((slot, number), place);
+        let place = self.of_thread(number).members.len();
+        self.of_thread(number).members.push(slot);
+        self.places.insert((slot, number), place as u32);
+        if !self.of_thread(number).batch.is_empty() {
+            self.join_those_who_have_it(place, number);
+        }
         group.lane(thread).count_member(true);
         Ok(true)
+    }
+
+    /// What is being delivered was published before the last member, at `place`, has joined: it takes a place among those who have it. It
+    /// may even have it, from before it has left.
+    fn join_those_who_have_it(&mut self, place: usize, number: u32) {
+        let group = self.of_thread(number);
+        let (slot, boundary) = (group.members[place], group.member);
+        group.member += 1;
+        // Who has a part of it stays the first of those who don't have all; whoever was behind goes to the end.
+        if boundary + 1 < place {
+            self.move_member(number, boundary + 1, place);
+        }
+        if boundary < place {
+            self.move_member(number, boundary, boundary + 1);
+        }
+        self.of_thread(number).members[boundary] = slot;
+        self.places.insert((slot, number), boundary as u32);
     }
 
     /// The connection in `slot` leaves; false if it was not in.
@@ -519,5 +538,84 @@ impl Gathering<'_> {
             self.batch.extend(self.run.drain(..).map(|publication| Share::new(publication, now, group)));
         }
         self.run_bytes = 0;
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    use super::super::publishing::GroupLimits;
+    use super::*;
+    use crate::memory::PublishPool;
+
+    /// What happens to a group while a delivery is held up.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        Join(u32),
+        Leave(u32),
+        /// The delivery goes on by one member, and then has begun with the next.
+        GoesOn,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            3 => (0_u32..12).prop_map(Event::Join),
+            3 => (0_u32..12).prop_map(Event::Leave),
+            2 => Just(Event::GoesOn),
+        ]
+    }
+
+    proptest! {
+        /// In the simulation it came twice, to one that left and joined again.
+        #[test]
+        fn what_is_being_delivered_comes_to_each_member_once_whoever_joins_and_leaves_meanwhile(
+            members in 1_u32..8,
+            events in prop::collection::vec(event(), 0..60),
+        ) {
+            let limits = GroupLimits { groups: 1, publish_queue: 1, memory_bytes: 1 << 16, message_bytes: 1 << 10 };
+            let publishing = Publishing::new(1, limits, 1);
+            let shared = publishing.group(0);
+            let mut groups = Groups::new(4);
+            for slot in 0..members {
+                prop_assert_eq!(groups.join(slot, 0, shared, 0), Ok(true));
+            }
+            let pool = PublishPool::new(1 << 16);
+            let publication = crate::memory::Publication::new(Bytes::from_static(b"news"), 0, pool);
+            groups.of_thread(0).batch.push(Share::new(publication, Time::ZERO, 0));
+            // Those who are to get it, and who has got a part of it.
+            let mut due: BTreeSet<u32> = (0..members).collect();
+            let mut begun = None;
+            for event in events {
+                match event {
+                    Event::Join(slot) => drop(groups.join(slot, 0, shared, 0)),
+                    Event::Leave(slot) => {
+                        groups.leave(slot, 0, shared, 0);
+                        due.remove(&slot);
+                        begun = begun.filter(|&it| it != slot);
+                    }
+                    Event::GoesOn => {
+                        let group = groups.of_thread(0);
+                        if let Some(&slot) = group.members.get(group.member) {
+                            prop_assert!(due.remove(&slot), "{slot} gets it, and is not to");
+                            group.member += 1;
+                            group.piece = 1;
+                            begun = group.members.get(group.member).copied();
+                        }
+                    }
+                }
+                let group = groups.of_thread(0);
+                let left: BTreeSet<u32> = group.members[group.member.min(group.members.len())..].iter().copied().collect();
+                prop_assert_eq!(&left, &due);
+                if let Some(begun) = begun {
+                    prop_assert_eq!(group.members.get(group.member), Some(&begun), "who has a part is not the next");
+                }
+                let members = group.members.clone();
+                for (place, slot) in members.into_iter().enumerate() {
+                    prop_assert_eq!(groups.places.get(&(slot, 0)), Some(&(place as u32)));
+                }
+            }
+        }
     }
 }
