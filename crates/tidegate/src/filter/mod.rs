@@ -55,6 +55,7 @@ mod factory;
 pub mod framing;
 #[cfg(any(fuzzing, all(test, not(loom))))]
 pub mod fuzzing;
+pub mod proxy;
 mod stack;
 mod tail;
 #[cfg(all(test, not(loom)))]
@@ -151,4 +152,14 @@ pub trait Filter: 'static {
     fn describe(&self, description: &mut Description) {
         let _ = description;
     }
+}
+
+/// Hands up what is below as it is: [`Filter::read`] of filters that change nothing of what comes.
+pub(crate) fn read_through(below: &mut Below<'_>, context: &mut FilterContext<'_>) -> Result<Read, FilterError> {
+    Ok(match below.fill(context)? {
+        Fill::Data => below.take().map_or(Read::Starved, Read::Data),
+        Fill::Starved => Read::Starved,
+        Fill::NoMemory => Read::NoMemory,
+        Fill::Finished => Read::Finished,
+    })
 }

@@ -93,7 +93,7 @@ impl End {
     }
 
     /// Reads all there is at the top.
-    fn read(&mut self, now: Time) {
+    pub(crate) fn read(&mut self, now: Time) {
         while self.error.is_none() && !self.finished {
             let mut context = FilterContext::new(now, &mut self.random, &self.lease);
             match self.stack.read(&mut self.wire, &mut context) {
