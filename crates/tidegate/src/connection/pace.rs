@@ -153,7 +153,7 @@ impl Machine {
     }
 
     /// From now on it is not up to the peer that nothing is sent.
-    fn hold_pace(&mut self, now: Time) {
+    pub(super) fn hold_pace(&mut self, now: Time) {
         if !self.marks.has(Mark::PaceHeld) {
             self.marks.set(Mark::PaceHeld, true);
             self.paced = Time::ZERO + now.saturating_since(self.paced);
@@ -161,7 +161,7 @@ impl Machine {
     }
 
     /// From now on it is again: the period goes on where it was.
-    fn release_pace(&mut self, now: Time) {
+    pub(super) fn release_pace(&mut self, now: Time) {
         if self.marks.has(Mark::PaceHeld) {
             self.marks.set(Mark::PaceHeld, false);
             self.paced = Time::ZERO + now.saturating_since(self.paced);
