@@ -56,6 +56,7 @@ pub mod framing;
 #[cfg(any(fuzzing, all(test, not(loom))))]
 pub mod fuzzing;
 pub mod proxy;
+mod rate_limit;
 mod read_timeout;
 mod stack;
 mod tail;
@@ -72,6 +73,7 @@ pub use bench::FilterBench;
 pub use context::FilterContext;
 pub use error::{FilterError, FilterFailure};
 pub use factory::{Description, FilterFactory, FilterPeer, Reserve, SharedReserve, Side};
+pub use rate_limit::RateLimit;
 pub use read_timeout::ReadTimeout;
 pub(crate) use stack::Stack;
 pub use tail::Tail;
