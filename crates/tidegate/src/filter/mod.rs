@@ -55,6 +55,7 @@ mod factory;
 pub mod framing;
 #[cfg(any(fuzzing, all(test, not(loom))))]
 pub mod fuzzing;
+mod keep_alive;
 pub mod proxy;
 mod rate_limit;
 mod read_timeout;
@@ -73,6 +74,7 @@ pub use bench::FilterBench;
 pub use context::FilterContext;
 pub use error::{FilterError, FilterFailure};
 pub use factory::{Description, FilterFactory, FilterPeer, Reserve, SharedReserve, Side};
+pub use keep_alive::{Heard, KeepAlive, KeepAliveCodec};
 pub use rate_limit::RateLimit;
 pub use read_timeout::ReadTimeout;
 pub(crate) use stack::Stack;
