@@ -11,6 +11,7 @@ use tidegate::{EngineChoice, MinProgress, Network, Overflow};
 
 use crate::doctor::DoctorOptions;
 use crate::load::arguments::LoadOptions;
+use crate::serve::filters::FilterOptions;
 use crate::size::Size;
 use crate::span::{Limit, Span, parse_optional, parse_progress};
 
@@ -141,6 +142,8 @@ pub(crate) struct ServeOptions {
     /// An application protocol to agree upon (ALPN), the best first. May be given several times
     #[arg(long, value_name = "NAME", requires = "tls_cert")]
     pub tls_alpn: Vec<String>,
+    #[command(flatten)]
+    pub filters: FilterOptions,
 
     /// How long draining may take after a signal: after half of it, what is still busy is closed in order, after all of it reset
     #[arg(long, value_name = "TIME", default_value = "10s")]
