@@ -37,6 +37,8 @@ pub struct RateLimit {
 struct Shared {
     receiving: AtomicU64,
     sending: AtomicU64,
+    /// The latest time that anybody has named.
+    latest: AtomicU64,
 }
 
 impl RateLimit {
@@ -54,13 +56,11 @@ impl RateLimit {
         Self { rate, receives: true, sends: true, shared: None }
     }
 
-    /// All connections of the listeners and clients of a server together that were given this or a clone of it may receive, and
+    /// All connections of the listeners and clients together that were given this or a clone of it may receive, and
     /// send, so many bytes a second.
     ///
     /// Those that have to wait stand in a line: each has its turn for a quarter of a second's worth at most. One that ends while it waits leaves its
-    /// turn unused. I/O threads count time from when each began, some milliseconds apart; a thread that began later than another lets its
-    /// connections wait longer by that much, and the sum stays what it is. Two servers must not share one, as the difference would be that
-    /// between their starts.
+    /// turn unused.
     ///
     /// # Panics
     /// If the rate is 0.
@@ -90,9 +90,9 @@ impl RateLimit {
         self
     }
 
-    fn gate(&self, is_limited: bool, account: fn(&Shared) -> &AtomicU64) -> Option<Gate> {
+    fn gate(&self, is_limited: bool, account: Account) -> Option<Gate> {
         let shared = self.shared.as_ref().map(|shared| (Arc::clone(shared), account));
-        is_limited.then_some(Gate { rate: self.rate, own: 0, shared, turn: None, deadline: None })
+        is_limited.then_some(Gate { rate: self.rate, own: 0, shared, behind_nanos: 0, turn: None, deadline: None })
     }
 }
 
@@ -128,6 +128,9 @@ impl Rate {
     }
 }
 
+/// Which of the accounts.
+type Account = fn(&Shared) -> &AtomicU64;
+
 /// One direction of one connection.
 ///
 /// The account says until when all that has passed, and all that has its turn, is paid for by the rate (the "theoretical arrival time" of the
@@ -135,7 +138,10 @@ impl Rate {
 struct Gate {
     rate: Rate,
     own: u64,
-    shared: Option<(Arc<Shared>, fn(&Shared) -> &AtomicU64)>,
+    shared: Option<(Arc<Shared>, Account)>,
+    /// How far our time is behind that of the account, as far as is known. I/O threads count time from when each began; whoever finds that
+    /// another is further goes on from there. All run equally fast, so that the account's time is that of the first.
+    behind_nanos: u64,
     turn: Option<Turn>,
     /// When the turn comes that something waits for.
     deadline: Option<Time>,
@@ -174,12 +180,14 @@ impl Gate {
         let rate = self.rate;
         let burst_nanos = rate.nanos(rate.burst_bytes);
         let mut turn = Turn { at: now, left_bytes: 0 };
+        let now = self.account_nanos(now);
+        let behind_nanos = self.behind_nanos;
         let mut pay = |account: u64| {
-            let from = account.max(now.as_nanos());
+            let from = account.max(now);
             let ahead = |bytes| from.saturating_add(rate.nanos(bytes)).saturating_sub(burst_nanos);
-            let is_whole = length <= rate.turn_bytes() || ahead(length) <= now.as_nanos();
+            let is_whole = length <= rate.turn_bytes() || ahead(length) <= now;
             let left_bytes = if is_whole { length } else { rate.turn_bytes() };
-            turn = Turn { at: Time::from_nanos(ahead(left_bytes)), left_bytes };
+            turn = Turn { at: Time::from_nanos(ahead(left_bytes).saturating_sub(behind_nanos)), left_bytes };
             from.saturating_add(rate.nanos(left_bytes))
         };
         match &self.shared {
@@ -191,6 +199,15 @@ impl Gate {
             }
         }
         turn
+    }
+
+    /// The time of the account.
+    fn account_nanos(&mut self, now: Time) -> u64 {
+        let mine = now.as_nanos().saturating_add(self.behind_nanos);
+        let Some((shared, _)) = &self.shared else { return mine };
+        let latest = shared.latest.fetch_max(mine, Ordering::Relaxed);
+        self.behind_nanos += latest.saturating_sub(mine);
+        latest.max(mine)
     }
 
     fn time_passed(&mut self, now: Time) {

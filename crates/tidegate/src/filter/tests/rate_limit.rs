@@ -143,11 +143,12 @@ fn a_deadline_that_was_told_is_not_told_again() {
     assert_eq!(filter.deadline(), None);
 }
 
-#[test]
-fn a_shared_limit_is_that_of_all_together_and_everybody_gets_a_part() {
+/// Four that take as much as they get for 10 s, with clocks that began so far apart; how many bytes each got.
+fn share(apart: Duration) -> Vec<usize> {
     let limit = RateLimit::shared(1000).burst(100).receiving_only();
     let mut pairs: Vec<Pair> = (0..4).map(|_| Pair::new(plain(), Stack::new(limited(&limit)))).collect();
-    for pair in &mut pairs {
+    for (number, pair) in (0..).zip(&mut pairs) {
+        pair.now = pair.now + apart * number;
         (0..1000).for_each(|_| pair.client.send(&[7; 50]));
         pair.run_whole();
     }
@@ -156,10 +157,22 @@ fn a_shared_limit_is_that_of_all_together_and_everybody_gets_a_part() {
             pair.pass(milliseconds(1));
         }
     }
-    let received: Vec<usize> = pairs.iter().map(|pair| pair.server.all_received().len()).collect();
-    let sum: usize = received.iter().sum();
-    assert!((9_800..=10_100).contains(&sum), "{received:?}");
-    assert!(received.iter().all(|&bytes| bytes >= 2_300), "{received:?}");
+    pairs.iter().map(|pair| pair.server.all_received().len()).collect()
+}
+
+#[test]
+fn a_shared_limit_is_that_of_all_together_and_everybody_gets_a_part_whenever_their_clocks_began() {
+    for apart in [0, 1, 90, 1_000, 3_600_000] {
+        let received = share(milliseconds(apart));
+        let sum: usize = received.iter().sum();
+        // Whoever comes later with a clock that is ahead, of which the others had no word, finds a burst, and all have the turns that they had.
+        assert!((9_800..=10_700).contains(&sum), "{received:?}");
+        assert!(received.iter().all(|&bytes| bytes >= 2_300), "{received:?}");
+    }
+}
+
+#[test]
+fn a_limit_for_each_connection_has_an_account_for_each() {
     // A clone of a limit for each connection has an account for each.
     let limit = RateLimit::per_connection(1000).burst(100);
     for _ in 0..3 {
