@@ -650,13 +650,6 @@ impl Machine {
             // A filter may have kept back what it has read until it had written.
             filtered.may_have_more = true;
         }
-        let is_held_back = !self.marks.has_any(Marks::of(&[Mark::Sending, Mark::ShutdownTold]))
-            && self.unsent.is_none()
-            && (filtered.wants_write || !self.queue.is_empty());
-        if is_held_back {
-            // By a filter, or for want of memory: it is not the peer who is slow.
-            self.hold_pace(now);
-        }
         Ok(())
     }
 
@@ -700,7 +693,7 @@ impl Machine {
         let outgoing: &mut dyn Outgoing = if filtered.has_failed { no_queue } else { &mut queue };
         let result = filtered
             .call(&mut context, |stack, pieces, context| stack.write(outgoing, pieces, room_bytes, &budget, context));
-        let refund_bytes = context.refund_bytes;
+        let (refund_bytes, holds_back) = (context.refund_bytes, context.holds_back);
         self.refund(refund_bytes, pools);
         let wrote = self.gather_pieces(filtered, now, pools);
         self.settle_made(filtered, pools);
@@ -708,6 +701,12 @@ impl Machine {
         if is_short && !wrote && gathered_bytes == 0 {
             filtered.short_since = filtered.short_since.or(Some(now));
             self.marks.set(Mark::WaitsForMemory, true);
+        if !wrote && gathered_bytes == 0 {
+            if holds_back {
+                self.hold_pace(now);
+            } else if is_short {
+                self.marks.set(Mark::WaitsForMemory, true);
+            }
         }
         result.map(|()| wrote)
     }

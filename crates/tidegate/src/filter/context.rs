@@ -13,13 +13,15 @@ pub struct FilterContext<'a> {
     pub(crate) lease: &'a Rc<SendLease>,
     /// What consumed pieces were charged: goes back when the call is over.
     pub(crate) refund_bytes: usize,
+    /// A filter keeps something back until its time has come.
+    pub(crate) holds_back: bool,
     /// Since when the connection is read from, if it is.
     pub(crate) reading_since: Option<Time>,
 }
 
 impl<'a> FilterContext<'a> {
     pub(crate) fn new(now: Time, random: &'a mut u64, lease: &'a Rc<SendLease>) -> Self {
-        Self { now, random, lease, refund_bytes: 0, reading_since: Some(Time::ZERO) }
+        Self { now, random, lease, refund_bytes: 0, holds_back: false, reading_since: Some(Time::ZERO) }
     }
 
     /// The time: the same for everything in one turn of the loop; virtual in a simulation.
@@ -37,6 +39,12 @@ impl<'a> FilterContext<'a> {
     /// other calls, the beginning of time.
     pub fn reading_since(&self) -> Option<Time> {
         self.reading_since
+    }
+
+    /// Says that [`write`](super::Filter::write) keeps back what it could write, until its [`deadline`](super::Filter::deadline), and not for want of
+    /// room: it doesn't wait for memory then, and the peer is not blamed for taking nothing.
+    pub fn hold_back(&mut self) {
+        self.holds_back = true;
     }
 
     /// A random number: from the seed in a simulation. Not for secrets.

@@ -258,10 +258,7 @@ impl Filter for Asking {
             }
         }
         // A message that was begun is passed on whole: what is ours never comes into the middle of one.
-        while !self.wants_write() && down.room_bytes() > 0 && above.fill(down, context)? {
-            above.pass(down, context);
-        }
-        Ok(())
+        if self.wants_write() { Ok(()) } else { super::pass_all(above, down, context) }
     }
 
     fn wants_write(&self) -> bool {

@@ -118,10 +118,7 @@ pub trait Filter: 'static {
         down: &mut Down<'_>,
         context: &mut FilterContext<'_>,
     ) -> Result<(), FilterError> {
-        while down.room_bytes() > 0 && above.fill(down, context)? {
-            above.pass(down, context);
-        }
-        Ok(())
+        pass_all(above, down, context)
     }
 
     /// Whether [`write`](Self::write) has something to do although nothing is above.
@@ -158,6 +155,22 @@ pub trait Filter: 'static {
     fn describe(&self, description: &mut Description) {
         let _ = description;
     }
+}
+
+/// Lets go on what is above as it is. That takes no memory, so it asks for room only after the first piece: the wire has some, or nobody would ask
+/// for anything.
+pub(crate) fn pass_all(
+    above: &mut Above<'_>,
+    down: &mut Down<'_>,
+    context: &mut FilterContext<'_>,
+) -> Result<(), FilterError> {
+    while above.fill(down, context)? {
+        above.pass(down, context);
+        if down.room_bytes() == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Hands up what is below as it is: [`Filter::read`] of filters that change nothing of what comes.

@@ -45,6 +45,9 @@ impl RateLimit {
     /// The smallest burst by default: a receive buffer passes whole.
     const BURST_BYTES_MIN: u64 = 16 << 10;
 
+    /// What can be copied of a part of a message however little memory there is.
+    const COPIED_BYTES: u64 = 512;
+
     /// Each connection may receive and send so many bytes a second.
     ///
     /// # Panics
@@ -98,7 +101,8 @@ impl RateLimit {
 
 impl FilterFactory for RateLimit {
     fn reserve(&self) -> Reserve {
-        Reserve { state_bytes: size_of::<Limited>(), write_bytes: 0 }
+        let write_bytes = if self.sends { Self::COPIED_BYTES.min(self.rate.turn_bytes()) as usize } else { 0 };
+        Reserve { state_bytes: size_of::<Limited>(), write_bytes }
     }
 
     fn make(&self, _peer: &FilterPeer) -> Result<Box<dyn Filter>, FilterError> {
@@ -251,10 +255,11 @@ impl Filter for Limited {
         down: &mut Down<'_>,
         context: &mut FilterContext<'_>,
     ) -> Result<(), FilterError> {
-        while down.room_bytes() > 0 && above.fill(down, context)? {
+        while above.fill(down, context)? {
             let length = above.bytes().len();
             let count = self.sending.as_mut().map_or(length, |gate| gate.open(length, context.now()));
             if count == 0 {
+                context.hold_back();
                 break;
             }
             if count == length {
@@ -266,6 +271,9 @@ impl Filter for Limited {
             }
             if let Some(gate) = &mut self.sending {
                 gate.passed(length - above.bytes().len());
+            }
+            if down.room_bytes() == 0 {
+                break;
             }
         }
         Ok(())

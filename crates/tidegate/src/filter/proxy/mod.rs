@@ -148,10 +148,7 @@ impl Filter for Accepting {
         context: &mut FilterContext<'_>,
     ) -> Result<(), FilterError> {
         // Nothing is said to somebody of whom nothing is known.
-        while self.header.is_whole() && down.room_bytes() > 0 && above.fill(down, context)? {
-            above.pass(down, context);
-        }
-        Ok(())
+        if self.header.is_whole() { super::pass_all(above, down, context) } else { Ok(()) }
     }
 
     fn is_established(&self) -> bool {

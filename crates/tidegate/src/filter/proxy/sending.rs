@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use super::{version_1, version_2};
 use crate::filter::{
-    Above, Below, Down, Filter, FilterContext, FilterError, FilterFactory, FilterPeer, Read, Reserve, read_through,
+    Above, Below, Down, Filter, FilterContext, FilterError, FilterFactory, FilterPeer, Read, Reserve, pass_all,
+    read_through,
 };
 
 /// Sends a PROXY protocol header before anything else: the side of the proxy.
@@ -114,10 +115,7 @@ impl Filter for Sending {
         if let Some(header) = self.header.take_if(|header| header.len() <= down.room_bytes()) {
             down.push(header);
         }
-        while self.header.is_none() && down.room_bytes() > 0 && above.fill(down, context)? {
-            above.pass(down, context);
-        }
-        Ok(())
+        if self.header.is_none() { pass_all(above, down, context) } else { Ok(()) }
     }
 
     fn wants_write(&self) -> bool {
