@@ -64,11 +64,11 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
     }
     let tls = Tls::new(options)?;
     for &address in &options.listen {
-        let mut listener = Listener::tcp(address).access(access(options));
+        // A PROXY header comes before TLS; rates are those of the wire.
+        let mut listener = options.filters.put_on(Listener::tcp(address).access(access(options)));
         if let Some(tls) = &tls {
             listener = listener.filter(tls.filter());
         }
-        let listener = options.filters.put_on(Listener::tcp(address));
         builder = listen(builder, options.service, listener, &draining, group.as_ref());
     }
     builder = match options.memory {

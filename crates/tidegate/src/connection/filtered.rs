@@ -698,13 +698,11 @@ impl Machine {
         let wrote = self.gather_pieces(filtered, now, pools);
         self.settle_made(filtered, pools);
         self.queue_has_shrunk(now, pools);
-        if is_short && !wrote && gathered_bytes == 0 {
-            filtered.short_since = filtered.short_since.or(Some(now));
-            self.marks.set(Mark::WaitsForMemory, true);
         if !wrote && gathered_bytes == 0 {
             if holds_back {
                 self.hold_pace(now);
             } else if is_short {
+                filtered.short_since = filtered.short_since.or(Some(now));
                 self.marks.set(Mark::WaitsForMemory, true);
             }
         }
