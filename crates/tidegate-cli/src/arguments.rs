@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Serve one of the small services until SIGTERM or SIGINT
-    Serve(ServeOptions),
+    Serve(Box<ServeOptions>),
     /// Load a server with many connections, measure how it answers and check what
     Load(LoadOptions),
     /// Say what this machine can promise, and what stands in the way of more
