@@ -301,7 +301,7 @@ mod tests {
     fn options(arguments: &[&str]) -> ServeOptions {
         let all = ["tidegate", "serve", "echo"].iter().chain(arguments);
         match Arguments::try_parse_from(all).expect("valid arguments").command {
-            Command::Serve(options) => options,
+            Command::Serve(options) => *options,
             other => panic!("another command: {other:?}"),
         }
     }
