@@ -11,6 +11,7 @@ use tidegate::{EngineChoice, MinProgress, Network, Overflow};
 
 use crate::doctor::DoctorOptions;
 use crate::load::arguments::LoadOptions;
+use crate::serve::filters::FilterOptions;
 use crate::size::Size;
 use crate::span::{Limit, Span, parse_optional, parse_progress};
 
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Serve one of the small services until SIGTERM or SIGINT
-    Serve(ServeOptions),
+    Serve(Box<ServeOptions>),
     /// Load a server with many connections, measure how it answers and check what
     Load(LoadOptions),
     /// Say what this machine can promise, and what stands in the way of more
@@ -141,6 +142,8 @@ pub(crate) struct ServeOptions {
     /// An application protocol to agree upon (ALPN), the best first. May be given several times
     #[arg(long, value_name = "NAME", requires = "tls_cert")]
     pub tls_alpn: Vec<String>,
+    #[command(flatten)]
+    pub filters: FilterOptions,
 
     /// How long draining may take after a signal: after half of it, what is still busy is closed in order, after all of it reset
     #[arg(long, value_name = "TIME", default_value = "10s")]
@@ -298,7 +301,7 @@ mod tests {
     fn options(arguments: &[&str]) -> ServeOptions {
         let all = ["tidegate", "serve", "echo"].iter().chain(arguments);
         match Arguments::try_parse_from(all).expect("valid arguments").command {
-            Command::Serve(options) => options,
+            Command::Serve(options) => *options,
             other => panic!("another command: {other:?}"),
         }
     }

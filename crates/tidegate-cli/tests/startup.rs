@@ -77,6 +77,12 @@ fn bad_arguments_end_with_2_and_the_reason() {
         (&["serve", "echo", "--min-send-progress", "60s"], "BYTES/TIME"),
         (&["serve", "echo", "--shutdown-grace", "10"], "500ms, 30s, 10m"),
         (&["serve", "echo", "--stats", "0s"], "above 0"),
+        (&["serve", "echo", "--min-rate", "1000"], "BYTES/TIME"),
+        (&["serve", "echo", "--min-rate", "1000/0s"], "above 0"),
+        (&["serve", "echo", "--rate-limit", "0"], "above 0"),
+        (&["serve", "echo", "--rate-limit", "fast"], "whole number of bytes"),
+        (&["serve", "echo", "--proxy-protocol", "localhost"], "prefix length"),
+        (&["serve", "echo", "--proxy-protocol", "10.0.0.1/8"], "the network is 10.0.0.0/8"),
     ];
     for &(arguments, reason) in cases {
         let ended = tidegate(arguments).ended();

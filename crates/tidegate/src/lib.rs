@@ -116,6 +116,7 @@ mod engine;
 pub mod filter;
 mod io_thread;
 mod memory;
+mod network;
 mod random;
 mod surface;
 mod sync;
@@ -125,5 +126,6 @@ pub use connection::{
     Ask, CloseReason, Decision, FlowControl, FlowError, MinProgress, Overflow, QueueState, Refusal, Refused, Sent,
 };
 pub use memory::{Buffer, Payload, share_one_heap};
+pub use network::{Network, NetworkError};
 pub use surface::*;
 pub use time::Time;

@@ -4,6 +4,7 @@ pub(crate) mod chargen;
 mod counters;
 mod discard;
 mod echo;
+pub(crate) mod filters;
 pub(crate) mod ticker;
 mod tls;
 
@@ -63,7 +64,8 @@ fn serve(options: &ServeOptions) -> Result<(), Failure> {
     }
     let tls = Tls::new(options)?;
     for &address in &options.listen {
-        let mut listener = Listener::tcp(address).access(access(options));
+        // A PROXY header comes before TLS; rates are those of the wire.
+        let mut listener = options.filters.put_on(Listener::tcp(address).access(access(options)));
         if let Some(tls) = &tls {
             listener = listener.filter(tls.filter());
         }
@@ -167,13 +169,13 @@ fn listen(
     match service {
         Service::Ticker => {
             let Some(group) = group.cloned() else { return builder };
-            builder.listen(listener, move |accepted| Subscriber::new(accepted.peer, group.clone()))
+            builder.listen(listener, move |accepted| Subscriber::new(filters::peer(accepted), group.clone()))
         }
-        Service::Echo => builder.listen(listener, |accepted| Echo::new(accepted.peer)),
-        Service::Discard => builder.listen(listener, |accepted| Discard::new(accepted.peer)),
+        Service::Echo => builder.listen(listener, |accepted| Echo::new(filters::peer(accepted))),
+        Service::Discard => builder.listen(listener, |accepted| Discard::new(filters::peer(accepted))),
         Service::Chargen => {
             let draining = Arc::clone(draining);
-            builder.listen(listener, move |accepted| Chargen::new(accepted.peer, Arc::clone(&draining)))
+            builder.listen(listener, move |accepted| Chargen::new(filters::peer(accepted), Arc::clone(&draining)))
         }
     }
 }

@@ -80,6 +80,8 @@ pub(super) struct Filtered {
     is_served: bool,
     /// There may be more to read although nothing has come.
     may_have_more: bool,
+    /// When the engine was asked for data last, after a pause.
+    reading_since: Time,
     /// The stack has told the end of the stream.
     is_at_end: bool,
     /// A filter has failed: what is left to be written is its farewell.
@@ -149,6 +151,7 @@ impl Filtered {
             ready: None,
             is_served,
             may_have_more: true,
+            reading_since: Time::ZERO,
             is_at_end: false,
             has_failed: false,
             establish_by,
@@ -342,6 +345,8 @@ fn reason_of(failed: &FilterFailed) -> CloseReason {
             FilterFailure::TooLarge => CloseReason::MessageTooLarge,
             FilterFailure::EstablishTimeout => CloseReason::HandshakeTimeout,
             FilterFailure::MessageTimeout => CloseReason::MessageTimeout,
+            FilterFailure::FirstByte => CloseReason::FirstByteTimeout,
+            FilterFailure::Idle => CloseReason::IdleTimeout,
             FilterFailure::TooSlow => CloseReason::ReceiveTooSlow,
             FilterFailure::NoAnswer => CloseReason::NoAnswer,
             FilterFailure::NotAllowed => CloseReason::NotAllowed,
@@ -445,7 +450,7 @@ impl Machine {
     }
 
     /// Whether to ask the engine for data.
-    fn next_receive_filtered(&mut self, filtered: &Filtered, now: Time) -> Option<Step> {
+    fn next_receive_filtered(&mut self, filtered: &mut Filtered, now: Time) -> Option<Step> {
         if self.life != Life::Open {
             if !self.marks.has_any(Marks::of(&[Mark::Discarding, Mark::PeerFinished, Mark::SystemShort])) {
                 self.marks.set(Mark::Discarding, true);
@@ -461,6 +466,9 @@ impl Machine {
             return None;
         }
         self.set_receiving(wanted, now);
+        if wanted {
+            filtered.reading_since = now;
+        }
         Some(if wanted { Step::Receive } else { Step::PauseReceive })
     }
 
@@ -685,14 +693,18 @@ impl Machine {
         let outgoing: &mut dyn Outgoing = if filtered.has_failed { no_queue } else { &mut queue };
         let result = filtered
             .call(&mut context, |stack, pieces, context| stack.write(outgoing, pieces, room_bytes, &budget, context));
-        let refund_bytes = context.refund_bytes;
+        let (refund_bytes, holds_back) = (context.refund_bytes, context.holds_back);
         self.refund(refund_bytes, pools);
         let wrote = self.gather_pieces(filtered, now, pools);
         self.settle_made(filtered, pools);
         self.queue_has_shrunk(now, pools);
-        if is_short && !wrote && gathered_bytes == 0 {
-            filtered.short_since = filtered.short_since.or(Some(now));
-            self.marks.set(Mark::WaitsForMemory, true);
+        if !wrote && gathered_bytes == 0 {
+            if holds_back {
+                self.hold_pace(now);
+            } else if is_short {
+                filtered.short_since = filtered.short_since.or(Some(now));
+                self.marks.set(Mark::WaitsForMemory, true);
+            }
         }
         result.map(|()| wrote)
     }
@@ -702,8 +714,11 @@ impl Machine {
         if filtered.pieces.is_empty() {
             return false;
         }
-        if self.unsent.is_none() && self.marks.has(Mark::OffersAll) {
-            self.begin_to_wait(now);
+        if self.unsent.is_none() {
+            self.release_pace(now);
+            if self.marks.has(Mark::OffersAll) {
+                self.begin_to_wait(now);
+            }
         }
         let gather = self.unsent.get_or_insert_with(|| pools.gather());
         for mut piece in filtered.pieces.drain(..) {
@@ -760,7 +775,8 @@ impl Machine {
     ) -> Result<T, FilterFailed> {
         let lease = Rc::clone(&pools.lease);
         let mut context = FilterContext::new(now, &mut pools.filters.random, &lease);
-        context.reads = self.may_pull(filtered) && filtered.ready.is_none();
+        let reads = self.may_pull(filtered) && filtered.ready.is_none();
+        context.reading_since = reads.then_some(filtered.reading_since);
         filtered.call(&mut context, call)
     }
 

@@ -153,7 +153,7 @@ impl Machine {
     }
 
     /// From now on it is not up to the peer that nothing is sent.
-    fn hold_pace(&mut self, now: Time) {
+    pub(super) fn hold_pace(&mut self, now: Time) {
         if !self.marks.has(Mark::PaceHeld) {
             self.marks.set(Mark::PaceHeld, true);
             self.paced = Time::ZERO + now.saturating_since(self.paced);
@@ -161,7 +161,7 @@ impl Machine {
     }
 
     /// From now on it is again: the period goes on where it was.
-    fn release_pace(&mut self, now: Time) {
+    pub(super) fn release_pace(&mut self, now: Time) {
         if self.marks.has(Mark::PaceHeld) {
             self.marks.set(Mark::PaceHeld, false);
             self.paced = Time::ZERO + now.saturating_since(self.paced);
@@ -257,7 +257,9 @@ impl Machine {
         if let (Life::Open | Life::Draining, Some(progress)) = (self.life, flow.min_send_progress) {
             // What was taken from the handler and has not been handed over yet waits already.
             let recorded = self.unsent.is_some() || !self.queue.is_empty();
-            let waits = self.marks.has(Mark::Sending) || recorded && !self.marks.has(Mark::PaceHeld);
+            // What filters keep back doesn't wait for the peer, and a time that has passed already must not be looked for again and again.
+            let held = Marks::of(&[Mark::PaceHeld, Mark::Filtered]);
+            let waits = self.marks.has(Mark::Sending) || recorded && !self.marks.has_any(held);
             let since = if waits { self.paced } else { now };
             next = next.min(since + progress.within);
         }

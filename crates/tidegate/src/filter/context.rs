@@ -13,13 +13,15 @@ pub struct FilterContext<'a> {
     pub(crate) lease: &'a Rc<SendLease>,
     /// What consumed pieces were charged: goes back when the call is over.
     pub(crate) refund_bytes: usize,
-    /// Whether the connection is read from.
-    pub(crate) reads: bool,
+    /// A filter keeps something back until its time has come.
+    pub(crate) holds_back: bool,
+    /// Since when the connection is read from, if it is.
+    pub(crate) reading_since: Option<Time>,
 }
 
 impl<'a> FilterContext<'a> {
     pub(crate) fn new(now: Time, random: &'a mut u64, lease: &'a Rc<SendLease>) -> Self {
-        Self { now, random, lease, refund_bytes: 0, reads: true }
+        Self { now, random, lease, refund_bytes: 0, holds_back: false, reading_since: Some(Time::ZERO) }
     }
 
     /// The time: the same for everything in one turn of the loop; virtual in a simulation.
@@ -30,7 +32,19 @@ impl<'a> FilterContext<'a> {
     /// Whether the connection is being read from at present. It isn't while its handler has paused reading or takes no more for now: what the
     /// peer has sent may then lie unread, so that its silence says nothing.
     pub fn is_reading(&self) -> bool {
-        self.reads
+        self.reading_since.is_some()
+    }
+
+    /// Since when it has been read from without a pause, if it [is](Self::is_reading). Known in [`time_passed`](super::Filter::time_passed); in
+    /// other calls, the beginning of time.
+    pub fn reading_since(&self) -> Option<Time> {
+        self.reading_since
+    }
+
+    /// Says that [`write`](super::Filter::write) keeps back what it could write, until its [`deadline`](super::Filter::deadline), and not for want of
+    /// room: it doesn't wait for memory then, and the peer is not blamed for taking nothing.
+    pub fn hold_back(&mut self) {
+        self.holds_back = true;
     }
 
     /// A random number: from the seed in a simulation. Not for secrets.

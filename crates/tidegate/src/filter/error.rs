@@ -17,6 +17,10 @@ pub enum FilterFailure {
     EstablishTimeout,
     /// A whole unit took too long.
     MessageTimeout,
+    /// The peer has not sent its first byte in time.
+    FirstByte,
+    /// The peer has been silent for too long.
+    Idle,
     /// The peer sends too slowly.
     TooSlow,
     /// The peer did not answer a keep-alive.

@@ -55,6 +55,10 @@ mod factory;
 pub mod framing;
 #[cfg(any(fuzzing, all(test, not(loom))))]
 pub mod fuzzing;
+mod keep_alive;
+pub mod proxy;
+mod rate_limit;
+mod read_timeout;
 mod stack;
 mod tail;
 #[cfg(all(test, not(loom)))]
@@ -70,6 +74,9 @@ pub use bench::FilterBench;
 pub use context::FilterContext;
 pub use error::{FilterError, FilterFailure};
 pub use factory::{Description, FilterFactory, FilterPeer, Reserve, SharedReserve, Side};
+pub use keep_alive::{Heard, KeepAlive, KeepAliveCodec};
+pub use rate_limit::RateLimit;
+pub use read_timeout::ReadTimeout;
 pub(crate) use stack::Stack;
 pub use tail::Tail;
 
@@ -111,10 +118,7 @@ pub trait Filter: 'static {
         down: &mut Down<'_>,
         context: &mut FilterContext<'_>,
     ) -> Result<(), FilterError> {
-        while down.room_bytes() > 0 && above.fill(down, context)? {
-            above.pass(down, context);
-        }
-        Ok(())
+        pass_all(above, down, context)
     }
 
     /// Whether [`write`](Self::write) has something to do although nothing is above.
@@ -151,4 +155,30 @@ pub trait Filter: 'static {
     fn describe(&self, description: &mut Description) {
         let _ = description;
     }
+}
+
+/// Lets go on what is above as it is. That takes no memory, so it asks for room only after the first piece: the wire has some, or nobody would ask
+/// for anything.
+pub(crate) fn pass_all(
+    above: &mut Above<'_>,
+    down: &mut Down<'_>,
+    context: &mut FilterContext<'_>,
+) -> Result<(), FilterError> {
+    while above.fill(down, context)? {
+        above.pass(down, context);
+        if down.room_bytes() == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Hands up what is below as it is: [`Filter::read`] of filters that change nothing of what comes.
+pub(crate) fn read_through(below: &mut Below<'_>, context: &mut FilterContext<'_>) -> Result<Read, FilterError> {
+    Ok(match below.fill(context)? {
+        Fill::Data => below.take().map_or(Read::Starved, Read::Data),
+        Fill::Starved => Read::Starved,
+        Fill::NoMemory => Read::NoMemory,
+        Fill::Finished => Read::Finished,
+    })
 }

@@ -60,7 +60,7 @@ use crate::time::Time;
 
 pub(crate) use self::acceptor::Accepting;
 pub use self::acceptor::{RefusedBecause, WhenFull};
-pub use self::access::{AccessList, Network, NetworkError};
+pub use self::access::AccessList;
 pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
 pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
 pub(crate) use self::filters::Factories;

@@ -39,7 +39,7 @@ pub use crate::io_thread::{
     Accepted, ConnectError, ConnectFailed, Connected, GroupStats, HeldUp, JoinRefusal, OverflowStats, PublishRefusal,
     RefusedBecause, Target, WhenFull,
 };
-pub use crate::io_thread::{AccessList, ConnectionLimiter, Network, NetworkError, OffloadRefusal};
+pub use crate::io_thread::{AccessList, ConnectionLimiter, OffloadRefusal};
 pub use crate::io_thread::{ConnectionMaintaining, GaveUp, MaintainingEvent};
 
 /// The same server in a simulated world: see [`Simulation`](sim::Simulation).

@@ -5,6 +5,7 @@ mod common;
 mod endings;
 mod joining;
 mod memory;
+mod nets;
 mod panics;
 mod past_bugs;
 mod real;

@@ -5,8 +5,15 @@ use std::collections::BTreeMap;
 use crate::source::{TextFile, is_word};
 
 /// The layers from the bottom up. Modules of one layer don't know each other.
-const LAYERS: [&[&str]; 7] =
-    [&["time", "sync", "random"], &["memory"], &["engine"], &["filter"], &["connection"], &["io_thread"], &["surface"]];
+const LAYERS: [&[&str]; 7] = [
+    &["time", "sync", "random", "network"],
+    &["memory"],
+    &["engine"],
+    &["filter"],
+    &["connection"],
+    &["io_thread"],
+    &["surface"],
+];
 
 const SOURCES: &str = "crates/tidegate/src/";
 

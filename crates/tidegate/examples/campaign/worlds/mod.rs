@@ -11,6 +11,7 @@ mod services;
 
 use std::time::Duration;
 
+use tidegate::filter::RateLimit;
 use tidegate::sim::{Fault, Simulation, Violation};
 use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Report, Server};
 
@@ -76,6 +77,9 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     for key in 0..simulation.random_below(3) {
         masking = masking.filter(Masks { key: key as u8 * 77 + 1, waits: false });
     }
+    if simulation.random_below(2) == 0 {
+        masking = masking.filter(rate_limit(&simulation));
+    }
     let village = Village::default();
     // Two of the listeners share a limit, which is now and then too small for both.
     let limiter = ConnectionLimiter::new(2 + simulation.random_below(16) as u32);
@@ -124,6 +128,16 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let (hash, events) = (simulation.trace_hash(), simulation.trace_count());
     let outcome = Outcome { report, hash, events, completions: simulation.completions() };
     Ok((outcome, simulation))
+}
+
+/// A rate for each connection of a listener, or for all of them together.
+fn rate_limit(simulation: &Simulation) -> RateLimit {
+    let rate = 20_000 << simulation.random_below(6);
+    let limit = match simulation.random_below(2) {
+        0 => RateLimit::per_connection(rate),
+        _ => RateLimit::shared(rate * 4),
+    };
+    limit.burst(100 << simulation.random_below(10))
 }
 
 /// Clients that come within two seconds; some of their ways are clogged for a while.

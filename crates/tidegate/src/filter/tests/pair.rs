@@ -28,6 +28,8 @@ pub(crate) struct End {
     shutdown_wanted: bool,
     /// At most so many bytes are written at once.
     pub room_bytes: usize,
+    /// Since when it is read from, if it is, as it tells filters when time passes.
+    pub reading_since: Option<Time>,
     random: u64,
     pub lease: Rc<SendLease>,
 }
@@ -70,6 +72,7 @@ impl End {
             shut: false,
             shutdown_wanted: false,
             room_bytes: 64 << 10,
+            reading_since: Some(Time::ZERO),
             random: 1,
             lease: SendLease::new(SendReserve::new(64 << 20)),
         }
@@ -93,7 +96,7 @@ impl End {
     }
 
     /// Reads all there is at the top.
-    fn read(&mut self, now: Time) {
+    pub(crate) fn read(&mut self, now: Time) {
         while self.error.is_none() && !self.finished {
             let mut context = FilterContext::new(now, &mut self.random, &self.lease);
             match self.stack.read(&mut self.wire, &mut context) {
@@ -105,8 +108,22 @@ impl End {
         }
     }
 
-    /// Writes all there is to be written.
+    /// Writes all there is to be written, and the end.
     fn write(&mut self, now: Time) {
+        self.write_data(now);
+        while self.shutdown_wanted && !self.shut && self.queue.0.is_empty() && self.error.is_none() {
+            let mut context = FilterContext::new(now, &mut self.random, &self.lease);
+            self.shut = self.stack.finish(&mut context);
+            // What a filter holds back, it writes when its time has come.
+            if self.shut || !self.write_data(now) {
+                break;
+            }
+        }
+    }
+
+    /// Writes what filters let through; says whether that was anything.
+    fn write_data(&mut self, now: Time) -> bool {
+        let mut wrote = false;
         loop {
             let mut context = FilterContext::new(now, &mut self.random, &self.lease);
             let mut pieces = VecDeque::new();
@@ -118,16 +135,10 @@ impl End {
                 self.error = Some(error);
             }
             if pieces.is_empty() {
-                break;
+                return wrote;
             }
+            wrote = true;
             self.sent.extend(pieces.iter().flat_map(|piece| piece.payload.as_slice()));
-        }
-        let mut context = FilterContext::new(now, &mut self.random, &self.lease);
-        if self.shutdown_wanted && !self.shut && self.queue.0.is_empty() && self.error.is_none() {
-            self.shut = self.stack.finish(&mut context);
-            if !self.shut && self.stack.wants_write() {
-                self.write(now);
-            }
         }
     }
 
@@ -208,10 +219,14 @@ impl Pair {
             self.now = next.max(self.now);
             for side in [&mut self.client, &mut self.server] {
                 let mut context = FilterContext::new(self.now, &mut side.random, &side.lease);
+                context.reading_since = side.reading_since;
                 if side.error.is_none()
                     && let Err(error) = side.stack.time_passed(&mut context)
                 {
                     side.error = Some(error);
+                }
+                if side.reading_since.is_some() {
+                    side.read(self.now);
                 }
             }
             self.run_whole();
