@@ -3,10 +3,13 @@
 //! Only in builds with `--cfg fuzzing`, and in tests, which feed the same functions with random bytes.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::framing::{Empty, Framing, Prefix};
+use super::proxy::ProxyProtocol;
 use super::{FilterContext, FilterFactory, FilterFailure, FilterPeer, Incoming, Read, Side, Stack};
 use crate::memory::{Buffer, SendLease, SendReserve};
+use crate::network::Network;
 use crate::time::Time;
 
 /// The bytes of a case, and what is left of them.
@@ -143,6 +146,30 @@ pub fn framing(data: &[u8]) {
     assert!(outcome.pieces.iter().all(|message| (1..=most).contains(&message.len())), "{framing:?}: {outcome:?}");
 }
 
+/// A PROXY header, and what comes after it: the first byte says how the cuts are made and what is allowed.
+pub fn proxy(data: &[u8]) {
+    let mut choices = Choices(data);
+    let all: [Network; 2] =
+        [Network::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), Network::of(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)]
+            .map(|network| network.unwrap_or_else(|| unreachable!("a prefix of no bits")));
+    // Most cases would not get beyond the signature.
+    let mut stream = match choices.below(4) {
+        0 => b"PROXY TCP4 ".to_vec(),
+        1 => b"PROXY TCP6 ".to_vec(),
+        2 => b"\r\n\r\n\0\r\nQUIT\n".to_vec(),
+        _ => Vec::new(),
+    };
+    stream.extend_from_slice(choices.0);
+    let cuts = stream.len();
+    let sizes = [1 + cuts % 7, 1 + cuts % 13, 1 + cuts % 3];
+    let protocol = ProxyProtocol::from(all);
+    let whole = feed(&protocol, &stream, &[usize::MAX]);
+    let in_pieces = feed(&protocol, &stream, &sizes);
+    // After the header, pieces are handed up as they come.
+    let read = |outcome: &Outcome| (outcome.pieces.concat(), outcome.failure, outcome.finished);
+    assert_eq!(read(&whole), read(&in_pieces), "pieces of {sizes:?} make a difference");
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use proptest::prelude::*;
@@ -153,6 +180,13 @@ mod tests {
             data in prop::collection::vec(prop_oneof![any::<u8>(), 0_u8..4, Just(b'\r'), Just(b'\n'), b'a'..=b'b'], 0..200),
         ) {
             super::framing(&data);
+        }
+
+        #[test]
+        fn proxy_headers_stand_what_the_fuzzer_would_feed_them(
+            data in prop::collection::vec(prop_oneof![any::<u8>(), 0_u8..4, Just(b'\r'), Just(b'\n'), Just(b' '), b'0'..=b':'], 0..200),
+        ) {
+            super::proxy(&data);
         }
     }
 }
