@@ -452,8 +452,10 @@ impl Filter for Frames {
 
     fn time_passed(&mut self, context: &mut FilterContext<'_>) -> Result<(), FilterError> {
         let Some(time) = self.framing.message_timeout else { return Ok(()) };
-        if !context.is_reading() {
-            self.deadline = Some(context.now() + time);
+        // While the connection is not read from, silence says nothing about the peer.
+        let counts_from = context.reading_since().unwrap_or(context.now());
+        if counts_from + time > context.now() {
+            self.deadline = Some(counts_from + time);
             return Ok(());
         }
         let text = format!("{} bytes of a message have come in {time:?}, and not all", self.tail.bytes().len());

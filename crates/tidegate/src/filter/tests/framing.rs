@@ -301,6 +301,24 @@ fn a_message_has_its_time_from_its_first_byte_on() {
 }
 
 #[test]
+fn a_message_was_late_at_once_when_reading_went_on_just_before_its_time() {
+    let framing = Framing::delimiter("\n", 100).message_timeout(Duration::from_secs(10));
+    let mut pair = raw_client(&framing);
+    pair.client.send(b"ha");
+    pair.run_whole();
+    pair.pass(Duration::from_secs(9));
+    pair.server.reading_since = Some(pair.now);
+    pair.pass(Duration::from_secs(9));
+    assert!(pair.server.error.is_none(), "it has its time from when reading goes on");
+    pair.server.reading_since = None;
+    pair.pass(Duration::from_secs(60));
+    assert!(pair.server.error.is_none(), "nobody reads");
+    pair.server.reading_since = Some(pair.now);
+    pair.pass(Duration::from_secs(21));
+    assert_eq!(pair.server.error.as_ref().map(|error| error.failure), Some(FilterFailure::MessageTimeout));
+}
+
+#[test]
 fn nothing_is_charged_for_a_filter_without_a_part_of_a_message() {
     let mut pair = raw_client(&Framing::prefix(Prefix::U16BigEndian, 1000));
     pair.client.send(b"\0\x02hi\0\x04tal");
