@@ -318,7 +318,8 @@ impl Ceiling {
     }
 }
 
-/// What the program needs whatever it serves: its code and data that get touched, the allocator's own.
+/// What the program needs whatever it serves: its code and data that get touched, the allocator's own. For an optimized build: without
+/// optimization, `tidegate` with TLS alone touches twice as much.
 const PROGRAM_BYTES: usize = 8 << 20;
 
 /// What each I/O thread needs besides its arena: the part of its stack that is touched, its ring, the lists of its loop, its
