@@ -88,7 +88,7 @@ use crate::time::Time;
 pub enum Read {
     /// Data for whoever is above: at least one byte.
     Data(Buffer),
-    /// Nothing yet: all that is below has been taken in.
+    /// Nothing yet: all that is below has been taken in, or what is left must wait for the filter's [deadline](Filter::deadline).
     Starved,
     /// There is data, but no memory to hand it up in. The filter is asked again when there is.
     NoMemory,
