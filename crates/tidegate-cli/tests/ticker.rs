@@ -99,6 +99,9 @@ fn a_receiver_that_stops_holds_it_up_and_the_log_says_who_and_memory_stays_flat(
 /// worth, so that a busy machine makes no reader a slow one.
 const SIZE: usize = 16 << 10;
 const COUNT: usize = 1_500;
+/// The window and the kernel's send buffer by default; the kernel doubles what it is asked for.
+const WINDOW: usize = 64 << 10;
+const SEND_BUFFER: usize = 128 << 10;
 
 /// Three that read on and three that have stopped; what the healthy ones read has no gaps.
 fn with_stopped_readers(overflow: &str) -> (common::Program, Vec<TcpStream>) {
@@ -130,6 +133,11 @@ fn with_the_policy_to_drop_the_oldest_who_wakes_up_sees_a_gap_and_then_the_prese
         let numbers = read_messages(stream, SIZE, COUNT);
         assert!(numbers.is_sorted_by(|one, next| one < next), "in order, each once");
         assert!(numbers[COUNT - 1] - numbers[0] > COUNT as u64, "nothing was dropped");
+        // What was on its way comes first: no more than the window and the kernel's two buffers, and the message that didn't fit.
+        let old = 1 + numbers.windows(2).take_while(|pair| pair[1] == pair[0] + 1).count();
+        let received = socket2::SockRef::from(stream).recv_buffer_size().expect("it is open");
+        let bound = 2 * SEND_BUFFER + received + WINDOW + SIZE;
+        assert!(old * SIZE <= bound, "{} old bytes, more than {bound}", old * SIZE);
     }
     drop(stopped);
     let ended = server.drained();
