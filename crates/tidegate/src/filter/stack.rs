@@ -262,6 +262,11 @@ impl Stack {
         description
     }
 
+    /// Sees to it that what was received and not read doesn't stand in the way of others where receive buffers are few. False, if it does.
+    pub(crate) fn keep_unread(&mut self, context: &mut FilterContext<'_>) -> bool {
+        self.levels.iter_mut().fold(true, |kept, level| super::below::keep(&mut level.unread, context) && kept)
+    }
+
     /// Drops all that was received and not read.
     pub(crate) fn drop_unread(&mut self) {
         for level in &mut self.levels {

@@ -172,6 +172,66 @@ fn a_shared_limit_is_that_of_all_together_and_everybody_gets_a_part_whenever_the
 }
 
 #[test]
+fn the_turns_of_those_who_leave_while_they_wait_are_those_of_whoever_comes_next() {
+    let limit = RateLimit::shared(1000).burst(100);
+    let mut crowd: Vec<Gate> = (0..500).map(|_| limit.gate(true, |shared| &shared.sending).expect("limited")).collect();
+    let open = |gate: &mut Gate| {
+        let count = gate.open(100, Time::ZERO);
+        gate.passed(count);
+        (count, gate.deadline.unwrap_or(Time::ZERO).as_nanos() / 1_000_000)
+    };
+    for (place, gate) in (0..).zip(&mut crowd) {
+        assert_eq!(open(gate), (if place == 0 { 100 } else { 0 }, 100 * place));
+    }
+    let mut next = limit.gate(true, |shared| &shared.sending).expect("limited");
+    let mut after = limit.gate(true, |shared| &shared.sending).expect("limited");
+    // From the middle of the line, then all others.
+    drop(crowd.remove(250));
+    assert_eq!(open(&mut next), (0, 25_000), "the turn of the one who has left");
+    drop(crowd);
+    assert_eq!(open(&mut after), (0, 100), "the first of their turns");
+}
+
+#[test]
+fn no_more_passes_than_the_rate_allows_however_many_leave_while_they_wait() {
+    let limit = RateLimit::shared(1000).burst(100);
+    let (mut now, mut passed, mut waiting) = (Time::ZERO, 0, Vec::new());
+    for round in 0..4_000_u64 {
+        now = now + milliseconds(10);
+        waiting.push(limit.gate(true, |shared| &shared.sending).expect("limited"));
+        for gate in &mut waiting {
+            let count = gate.open(50, now);
+            gate.passed(count);
+            passed += count;
+        }
+        if round % 3 > 0 && waiting.len() > 5 {
+            waiting.remove((round * 7) as usize % waiting.len());
+        }
+    }
+    let allowed = 100 + now.as_nanos() as usize / 1_000_000;
+    assert!((allowed * 9 / 10..=allowed + 1).contains(&passed), "{passed} bytes, and {allowed} are allowed");
+}
+
+#[test]
+fn what_goes_ahead_of_its_turn_is_paid_for_by_what_comes_after_it() {
+    for limit in [RateLimit::per_connection(1000).burst(100), RateLimit::shared(1000).burst(100)] {
+        let mut gate = limit.gate(true, |shared| &shared.receiving).expect("limited");
+        let now = Time::from_nanos(1_000_000_000);
+        assert_eq!(gate.open(600, now), 100);
+        gate.passed(100);
+        assert_eq!((gate.open(500, now), gate.is_overdrawn(now)), (0, false));
+        gate.overdraw(500, now);
+        // 500 bytes take half a second.
+        let paid = now + milliseconds(500);
+        assert_eq!(gate.deadline, Some(paid));
+        assert!(gate.is_overdrawn(now) && !gate.is_overdrawn(paid));
+        assert_eq!(gate.open(100, now), 0);
+        assert_eq!(gate.deadline, Some(now + milliseconds(600)));
+        assert_eq!(gate.open(100, now + milliseconds(600)), 100);
+    }
+}
+
+#[test]
 fn a_limit_for_each_connection_has_an_account_for_each() {
     // A clone of a limit for each connection has an account for each.
     let limit = RateLimit::per_connection(1000).burst(100);
