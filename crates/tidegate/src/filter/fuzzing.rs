@@ -2,15 +2,12 @@
 //!
 //! Only in builds with `--cfg fuzzing`, and in tests, which feed the same functions with random bytes.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::framing::{Empty, Framing, Prefix};
 use super::proxy::ProxyProtocol;
-use super::{FilterContext, FilterFactory, FilterFailure, FilterPeer, Incoming, Read, Side, Stack};
-use crate::memory::{Buffer, SendLease, SendReserve};
+use super::{FilterBench, FilterFactory, FilterFailure, FilterPeer, Read, Side};
 use crate::network::Network;
-use crate::time::Time;
 
 /// The bytes of a case, and what is left of them.
 struct Choices<'a>(&'a [u8]);
@@ -24,22 +21,6 @@ impl Choices<'_> {
     }
 }
 
-#[derive(Default)]
-struct Wire {
-    buffers: VecDeque<Buffer>,
-    finished: bool,
-}
-
-impl Incoming for Wire {
-    fn next(&mut self) -> Option<Buffer> {
-        self.buffers.pop_front()
-    }
-
-    fn is_finished(&self) -> bool {
-        self.finished && self.buffers.is_empty()
-    }
-}
-
 /// What came out of a filter.
 #[derive(PartialEq, Eq, Debug)]
 struct Outcome {
@@ -50,29 +31,26 @@ struct Outcome {
 
 /// Feeds `stream` in pieces of so many bytes, over and over, and then the end.
 fn feed(factory: &dyn FilterFactory, stream: &[u8], sizes: &[usize]) -> Outcome {
-    let lease = SendLease::new(SendReserve::new(1 << 30));
     let peer = FilterPeer { address: ([192, 0, 2, 1], 1).into(), side: Side::Accepted };
     let mut outcome = Outcome { pieces: Vec::new(), failure: None, finished: false };
-    let mut stack = Stack::empty();
-    match factory.make(&peer) {
-        Ok(filter) => stack.join(filter, 0, None, std::iter::empty()),
+    let mut bench = match factory.make(&peer) {
+        Ok(filter) => FilterBench::new(filter, 1 << 30),
         Err(error) => {
             outcome.failure = Some(error.failure);
             return outcome;
         }
-    }
-    let (mut wire, mut random, mut left) = (Wire::default(), 1, stream);
+    };
+    let mut left = stream;
     for size in sizes.iter().cycle() {
         if left.is_empty() {
-            wire.finished = true;
+            bench.end();
         } else {
             let (piece, rest) = left.split_at((*size).clamp(1, left.len()));
             left = rest;
-            wire.buffers.extend(Buffer::copied(piece, &lease).ok());
+            bench.arrive(piece);
         }
         loop {
-            let mut context = FilterContext::new(Time::ZERO, &mut random, &lease);
-            match stack.read(&mut wire, &mut context) {
+            match bench.read() {
                 Ok(Read::Data(data)) => outcome.pieces.push(data.to_vec()),
                 Ok(Read::Starved) => break,
                 Ok(Read::NoMemory) => unreachable!("there is memory for everything"),
@@ -86,15 +64,15 @@ fn feed(factory: &dyn FilterFactory, stream: &[u8], sizes: &[usize]) -> Outcome 
                 }
             }
         }
-        // What has been handed up is dropped: what is charged now is kept by the filter, or waits.
-        assert!(lease.charged() <= 2 * stream.len(), "{} bytes are kept of {}", lease.charged(), stream.len());
+        // What has been handed up is dropped: what is charged now is kept by the filter.
+        let kept_bytes = bench.charged_bytes();
+        assert!(kept_bytes <= 2 * stream.len(), "{kept_bytes} bytes are kept of {}", stream.len());
         if outcome.finished || outcome.failure.is_some() {
             break;
         }
-        assert!(!wire.finished, "starved after the end");
+        assert!(!bench.has_ended(), "starved after the end");
     }
-    drop((stack, wire));
-    assert_eq!(lease.charged(), 0, "something is charged after the end");
+    assert_eq!(bench.into_charged_bytes(), 0, "something is charged after the end");
     outcome
 }
 

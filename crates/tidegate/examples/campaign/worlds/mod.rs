@@ -4,6 +4,7 @@ mod client;
 pub mod expected;
 mod gossip;
 mod masks;
+mod messages;
 mod news;
 mod offload;
 mod publishing;

@@ -26,7 +26,7 @@ fn pass_until(pair: &mut Pair, done: impl Fn(&Pair) -> bool) -> Duration {
     let began = pair.now;
     pair.run_whole();
     while !done(pair) {
-        let next = [&pair.client, &pair.server].iter().filter_map(|end| end.stack.deadline()).min();
+        let next = [&pair.client, &pair.server].iter().filter_map(|end| end.bench.deadline()).min();
         let next = next.expect("something is held back, so something has a deadline");
         pair.pass(next.saturating_since(pair.now));
         pair.run_whole();
@@ -124,23 +124,17 @@ fn what_is_held_back_is_looked_at_when_its_turn_comes_and_not_before() {
     assert!(took >= milliseconds(18_990), "{took:?}");
     // Each message: a look at the time, its read, the next one's in vain, and the fixture's to write, twice.
     assert!(calls.get() <= 95 * 6, "{} calls for 95 messages", calls.get());
-    assert!(pair.server.stack.deadline().is_none(), "nothing is held back any more");
+    assert!(pair.server.bench.deadline().is_none(), "nothing is held back any more");
 }
 
 #[test]
 fn a_deadline_that_was_told_is_not_told_again() {
-    let mut filter = limited(&RateLimit::per_connection(1).burst(1));
-    let mut pair = Pair::new(plain(), plain());
-    pair.server.stack = Stack::new(limited(&RateLimit::per_connection(1).burst(1)));
+    let mut pair = Pair::new(plain(), Stack::new(limited(&RateLimit::per_connection(1).burst(1))));
     pair.client.send(b"ab");
     pair.run_whole();
-    let deadline = pair.server.stack.deadline().expect("one byte is held back");
-    let (mut random, lease) = (1, Rc::clone(&pair.server.lease));
-    let mut context = FilterContext::new(deadline, &mut random, &lease);
-    pair.server.stack.time_passed(&mut context).expect("it doesn't fail");
-    assert_eq!(pair.server.stack.deadline(), None, "even if nobody reads now");
-    filter.time_passed(&mut context).expect("it doesn't fail");
-    assert_eq!(filter.deadline(), None);
+    let deadline = pair.server.bench.deadline().expect("one byte is held back");
+    pair.server.bench.pass(deadline.saturating_since(pair.now)).expect("it doesn't fail");
+    assert_eq!(pair.server.bench.deadline(), None, "even if nobody reads now");
 }
 
 /// Four that take as much as they get for 10 s, with clocks that began so far apart; how many bytes each got.
@@ -295,7 +289,7 @@ proptest! {
         pair.run(cycle(&cuts));
         let mut passed = vec![(pair.now.as_nanos(), pair.server.all_received().len())];
         for _ in 0..300 {
-            let next = [&pair.client, &pair.server].iter().filter_map(|end| end.stack.deadline()).min();
+            let next = [&pair.client, &pair.server].iter().filter_map(|end| end.bench.deadline()).min();
             let Some(next) = next else { break };
             pair.pass(next.saturating_since(pair.now));
             pair.run_whole();
