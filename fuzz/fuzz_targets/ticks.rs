@@ -12,7 +12,7 @@ fn follow<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (u64, u64, u64, u64, bo
     let mut sum = (0, 0, 0, 0_u64, false);
     for piece in pieces {
         let Found { messages, wrong, gaps, missed, torn, .. } = ticks.check(piece, |time| times.push(time));
-        sum = (sum.0 + messages, sum.1 + wrong, sum.2 + gaps, sum.3.wrapping_add(missed), sum.4 | torn);
+        sum = (sum.0 + messages, sum.1 + wrong, sum.2 + gaps, sum.3.saturating_add(missed), sum.4 | torn);
     }
     (sum.0, sum.1, sum.2, sum.3, sum.4, times)
 }
