@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::above::Begun;
+use super::below;
 use super::{Above, Below, Budget, Description, Down, Filter, FilterContext, FilterError, Incoming, Outgoing, Read};
 use crate::memory::{Buffer, MESSAGE_OVERHEAD_BYTES, Piece};
 use crate::time::Time;
@@ -264,7 +265,9 @@ impl Stack {
 
     /// Sees to it that what was received and not read doesn't stand in the way of others where receive buffers are few. False, if it does.
     pub(crate) fn keep_unread(&mut self, context: &mut FilterContext<'_>) -> bool {
-        self.levels.iter_mut().fold(true, |kept, level| super::below::keep(&mut level.unread, context) && kept)
+        let in_the_way =
+            self.levels.iter_mut().filter_map(|level| (!below::keep(&mut level.unread, context)).then_some(()));
+        in_the_way.count() == 0
     }
 
     /// Drops all that was received and not read.
