@@ -9,6 +9,7 @@ mod descriptors;
 mod doctor;
 mod load;
 mod logging;
+mod parse;
 mod serve;
 mod signals;
 mod size;

@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Ended, serve, tidegate};
@@ -147,6 +148,29 @@ fn no_connection_reads_faster_than_it_is_meant_to_and_none_at_all_with_0() {
         let (report, _) = load(address, &[&arguments[..], &["0"]].concat(), 0);
         assert_eq!((number(&report, "connected"), number(&report, "bytes_received")), (3, 0), "{expect}: {report}");
     }
+}
+
+#[test]
+fn connections_that_are_not_read_from_and_the_server_ends_are_counted_as_closed_early() {
+    // One is reset, one ends in order, one stays.
+    let ends = Arc::new(AtomicU64::new(0));
+    let address = ticker(move |stream, number| {
+        if number < FIRST + 200 {
+            return tick(stream, number);
+        }
+        match ends.fetch_add(1, Ordering::Relaxed) {
+            0 => socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?,
+            1 => {}
+            _ => return stream.read_exact(&mut [0]),
+        }
+        Err(io::ErrorKind::ConnectionAborted.into())
+    });
+    let begun = Instant::now();
+    let arguments = ["--expect", "ticker", "-c", "3", "-d", "4s", "--read-rate", "0"];
+    let (report, _) = load(address, &arguments, 0);
+    assert_eq!((number(&report, "connected"), number(&report, "closed_early")), (3, 2), "{report}");
+    assert_eq!((number(&report, "bytes_received"), number(&report, "failed")), (0, 0), "{report}");
+    assert!(begun.elapsed() >= Duration::from_secs(4), "one was there to the end");
 }
 
 #[test]

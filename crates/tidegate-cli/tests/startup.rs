@@ -47,6 +47,24 @@ fn a_privileged_port_is_refused_by_name_to_those_without_the_privilege() {
 }
 
 #[test]
+fn the_page_on_operating_has_every_flag_of_serve() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operating.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let help = tidegate(&["serve", "--help"]).ended().stdout;
+    let is_of_flag = |character: char| character.is_ascii_lowercase() || character == '-';
+    let flags: Vec<&str> = help
+        .lines()
+        .filter_map(|line| line.trim_start().trim_start_matches("-h, ").strip_prefix("--"))
+        .filter_map(|line| line.split(|character| !is_of_flag(character)).next())
+        .filter(|flag| *flag != "help")
+        .collect();
+    assert!(flags.len() > 20, "{flags:?}");
+    for flag in flags {
+        assert!(page.contains(&format!("`--{flag}")), "--{flag} is not in docs/operating.md");
+    }
+}
+
+#[test]
 fn bad_arguments_end_with_2_and_the_reason() {
     let cases: &[(&[&str], &str)] = &[
         (&[], "Usage"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::arguments::parse_address;
+use crate::parse::parse_address;
 use crate::size::Size;
 use crate::span::Span;
 

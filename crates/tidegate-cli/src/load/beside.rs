@@ -56,6 +56,7 @@ impl Handler for Beside {
     fn on_message(&mut self, connection: &mut Connection<'_, Order>, order: Order) {
         match (order, self.habit, self.expect) {
             (Order::Start { .. }, ..) => {}
+            (Order::Gone, ..) => self.seat.gone(connection),
             (Order::Stop, Habit::Silent, Expect::Echo) => self.seat.finish(connection),
             // What was not read, or never ends, can't end in order.
             (Order::Stop, ..) => self.seat.break_off(connection),

@@ -3,6 +3,7 @@
 //! Connections come and go rarely, so one lock is enough for that. What happens with every message is in the
 //! [`lane`](super::lane) of its I/O thread.
 
+use std::net::SocketAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ pub(super) enum Order {
     Start { at: Instant, duration: Duration },
     /// The load is over.
     Stop,
+    /// The server has ended the connection, which is not read from.
+    Gone,
 }
 
 /// How an established connection ended.
@@ -73,8 +76,8 @@ pub(super) struct State {
     pub interrupted: bool,
     /// The engine has stopped: nobody will change anything any more.
     pub deserted: bool,
-    /// Everybody who was ever established: as many as connections were begun.
-    members: Vec<ConnectionHandle<Order>>,
+    /// Everybody who was ever established, by their own addresses: as many as connections were begun.
+    members: Vec<(SocketAddr, ConnectionHandle<Order>)>,
     /// What the first failure was, for the user.
     first_failure: Option<String>,
 }
@@ -106,11 +109,11 @@ impl Board {
     }
 
     /// A connection was established.
-    pub(super) fn joined(&self, member: ConnectionHandle<Order>) {
+    pub(super) fn joined(&self, local: SocketAddr, member: ConnectionHandle<Order>) {
         let mut state = self.lock();
         state.counts.connected += 1;
         state.counts.open += 1;
-        state.members.push(member);
+        state.members.push((local, member));
         self.changed.notify_all();
     }
 
@@ -161,6 +164,11 @@ impl Board {
         self.lock().counts
     }
 
+    /// Everybody who was ever established.
+    pub(super) fn members(&self) -> Vec<(SocketAddr, ConnectionHandle<Order>)> {
+        self.lock().members.clone()
+    }
+
     /// What the first failure was.
     pub(super) fn first_failure(&self) -> Option<String> {
         self.lock().first_failure.clone()
@@ -170,7 +178,7 @@ impl Board {
     /// were established.
     pub(super) fn tell(&self, order: Order, skip: usize) -> usize {
         let members = self.lock().members[skip..].to_vec();
-        for member in &members {
+        for (_, member) in &members {
             // A full mailbox is emptied a few times a millisecond, unless there is nobody any more.
             while member.post(order).is_err() {
                 if self.wait(Instant::now() + Duration::from_millis(1), |state| state.deserted) {

@@ -43,6 +43,7 @@ impl Handler for ChargenClient {
             }
             // It would go on for ever: there is no end in order.
             Order::Stop => self.seat.break_off(connection),
+            Order::Gone => self.seat.gone(connection),
         }
     }
 

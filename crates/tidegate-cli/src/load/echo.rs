@@ -177,6 +177,7 @@ impl Handler for EchoClient {
                 self.throttle.let_go(connection);
                 self.go_on(connection);
             }
+            (Order::Gone, _) => self.seat.gone(connection),
             // It never began.
             (Order::Stop, None) => self.seat.finish(connection),
         }

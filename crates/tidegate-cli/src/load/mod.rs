@@ -23,6 +23,7 @@ mod throttle;
 mod ticker;
 mod ticks;
 mod tls;
+mod watch;
 
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
@@ -44,7 +45,7 @@ use self::plan::Plan;
 use self::progress::{INTERVAL, Progress};
 use self::report::Outcome;
 use self::seat::Seat;
-use self::throttle::Throttle;
+use self::throttle::{ReadRate, Throttle};
 use self::ticker::TickerClient;
 use self::ticks::Ticks;
 use crate::Failure;
@@ -62,6 +63,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long before the load starts everybody is told: for the first, and for each connection. So all know in time.
 const NOTICE: Duration = Duration::from_millis(10);
 const NOTICE_PER_CONNECTION: Duration = Duration::from_micros(20);
+
+/// How often connections that are not read from are looked after.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// When a queue is full it is tried again after this.
 const RETRY: Duration = Duration::from_millis(1);
@@ -93,7 +97,9 @@ fn load(plan: &Plan, tls: Option<&TlsClient>, progress: Progress) -> Result<Outc
     let builder = Server::builder().limits(plan.limits()).threads(threads);
     let seat = {
         let (board, lanes) = (Arc::clone(&board), Arc::clone(&lanes));
-        move |connected: &Connected, first: u64| Seat::new(&board, &lanes[connected.io_thread], first + connected.tag)
+        move |connected: &Connected, first: u64| {
+            Seat::new(&board, &lanes[connected.io_thread], first + connected.tag, connected.local)
+        }
     };
     // Those beside the block come first, so that they are there when the load starts.
     let (never_read, expect) = (u64::from(plan.never_read), plan.expect);
@@ -255,9 +261,14 @@ impl Conductor<'_> {
         self.board.tell(Order::Start { at, duration }, 0);
         let end = at + duration;
         let is_over = |state: &State| state.counts.open == 0 || is_ending(state);
+        let mut next_watch = at;
         while !self.board.wait(end.min(Instant::now() + INTERVAL), is_over) && Instant::now() < end {
             let open = self.board.counts().open;
             let messages = || self.lanes.iter().map(|lane| lane.lock().messages).sum();
+            if self.plan.read_rate == ReadRate::Never && Instant::now() >= next_watch {
+                watch::tell_the_gone(self.board);
+                next_watch = Instant::now() + WATCH_INTERVAL;
+            }
             self.progress.loading(Instant::now().saturating_duration_since(at), duration, open, messages);
         }
         Instant::now().saturating_duration_since(at).min(duration)

@@ -1,5 +1,6 @@
 //! What the handlers of all kinds of connections have in common: where they report, and how their end counts.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tidegate::{CloseReason, Connection};
@@ -27,16 +28,18 @@ pub(super) struct Seat {
     /// For messages to the user: from 0, in the order in which connections were begun.
     pub number: u64,
     pub standing: Standing,
+    /// Its own address.
+    local: SocketAddr,
 }
 
 impl Seat {
-    pub(super) fn new(board: &Arc<Board>, lane: &Arc<Lane>, number: u64) -> Self {
-        Self { board: Arc::clone(board), lane: Arc::clone(lane), number, standing: Standing::Loaded }
+    pub(super) fn new(board: &Arc<Board>, lane: &Arc<Lane>, number: u64, local: SocketAddr) -> Self {
+        Self { board: Arc::clone(board), lane: Arc::clone(lane), number, standing: Standing::Loaded, local }
     }
 
     /// The connection is established.
     pub(super) fn joined(&self, connection: &Connection<'_, Order>) {
-        self.board.joined(connection.handle());
+        self.board.joined(self.local, connection.handle());
     }
 
     /// We finish in order: the server sees the end of what was sent.
@@ -63,6 +66,14 @@ impl Seat {
             self.standing = Standing::ClosedEarly;
         }
         connection.shutdown();
+    }
+
+    /// The server has ended a connection that is not read from: what it has sent before is nobody's.
+    pub(super) fn gone(&mut self, connection: &mut Connection<'_, Order>) {
+        if self.standing == Standing::Loaded {
+            self.standing = Standing::ClosedEarly;
+        }
+        connection.abort();
     }
 
     /// The connection is over, with so many messages unanswered.

@@ -52,6 +52,7 @@ impl Handler for TickerClient {
             }
             // It would go on for ever: there is no end in order.
             Order::Stop => self.seat.break_off(connection),
+            Order::Gone => self.seat.gone(connection),
         }
     }
 

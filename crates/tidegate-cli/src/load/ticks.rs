@@ -178,8 +178,9 @@ impl Ticks {
             return false;
         }
         found.gaps += 1;
-        found.missed += number - expected;
-        found.first_gap.get_or_insert((expected - 1, number - expected));
+        // Numbers are the server's: gaps of them may add up to more than there are numbers.
+        found.missed = found.missed.saturating_add(number - expected);
+        found.first_gap.get_or_insert((expected.wrapping_sub(1), number - expected));
         self.last = Some(number);
         true
     }
@@ -249,6 +250,21 @@ mod tests {
         );
         assert_eq!(found(bytes, &[1]).0, whole, "a byte at a time");
         whole
+    }
+
+    #[test]
+    fn numbers_at_the_end_of_all_numbers_and_gaps_beyond_counting_are_counted_as_far_as_that_goes() {
+        let message = |number: u64| {
+            let mut bytes = (MESSAGE_BYTES_MIN as u32).to_be_bytes().to_vec();
+            bytes.extend(number.to_be_bytes());
+            bytes.extend(7_u64.to_be_bytes());
+            bytes.extend((HEADER_BYTES..MESSAGE_BYTES_MIN).map(|place| (number as u8).wrapping_add(place as u8)));
+            bytes
+        };
+        let stream: Vec<u8> = [1, u64::MAX, 5, u64::MAX].into_iter().flat_map(message).collect();
+        let found = Ticks::new(None).check(&stream, |_| {});
+        assert_eq!((found.messages, found.wrong, found.gaps, found.missed), (4, 0, 3, u64::MAX));
+        assert_eq!(found.first_gap, Some((1, u64::MAX - 2)));
     }
 
     #[test]

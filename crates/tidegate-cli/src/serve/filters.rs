@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use clap::Args;
 use tidegate::filter::proxy::ProxyProtocol;
 use tidegate::filter::{RateLimit, ReadTimeout};
-use tidegate::{Accepted, Listener, MinProgress, Network, NetworkError};
+use tidegate::{Accepted, Listener, MinProgress, Network};
 
-use crate::size::Size;
+use crate::parse::{parse_network, parse_rate};
 use crate::span::{Limit, parse_progress};
 
 /// What stands between the wire and the service.
@@ -52,13 +52,4 @@ pub(super) fn peer(accepted: &Accepted) -> SocketAddr {
         tracing::debug!(peer = %accepted.peer, %source, %destination, "a proxy speaks for");
     }
     accepted.peer
-}
-
-fn parse_rate(text: &str) -> Result<u64, String> {
-    let size: Size = text.parse().map_err(|error: crate::size::SizeError| error.to_string())?;
-    if size.bytes == 0 { Err("it must be above 0".into()) } else { Ok(size.bytes as u64) }
-}
-
-fn parse_network(text: &str) -> Result<Network, NetworkError> {
-    text.parse()
 }

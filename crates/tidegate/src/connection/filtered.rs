@@ -80,6 +80,8 @@ pub(super) struct Filtered {
     is_served: bool,
     /// There may be more to read although nothing has come.
     may_have_more: bool,
+    /// A filter keeps something back that was received, or reading itself: nothing more is received until it has been called.
+    keeps_back: bool,
     /// When the engine was asked for data last, after a pause.
     reading_since: Time,
     /// The stack has told the end of the stream.
@@ -151,6 +153,7 @@ impl Filtered {
             ready: None,
             is_served,
             may_have_more: true,
+            keeps_back: false,
             reading_since: Time::ZERO,
             is_at_end: false,
             has_failed: false,
@@ -245,6 +248,7 @@ impl Machine {
             filtered.establish_by = establish_by;
             // Nothing is known of it yet: the next step asks.
             (filtered.is_established, filtered.wants_write, filtered.may_have_more) = (false, true, true);
+            filtered.keeps_back = false;
             Ok(())
         } else {
             Err(MAX_FILTERS)
@@ -308,7 +312,9 @@ impl Machine {
     /// Whether the filters have something in common memory.
     pub(super) fn filters_hold_memory(&self, owner: u32, pools: &Pools) -> bool {
         self.marks.has(Mark::Filtered)
-            && pools.filters.get(owner).is_some_and(|filtered| filtered.common_bytes > 0 || filtered.ready.is_some())
+            && pools.filters.get(owner).is_some_and(|filtered| {
+                filtered.common_bytes > 0 || filtered.ready.is_some() || filtered.stack.has_unread()
+            })
     }
 
     /// What the filters have learned about the connection, for the handler that is made now.
@@ -369,7 +375,8 @@ impl Machine {
             Ok(step) => step,
             Err(failed) => Some(Step::FilterFailed(self.fail(&mut filtered, failed, now, pools))),
         };
-        let busy = filtered.ready.is_some() || filtered.wants_write || filtered.stack.has_unread();
+        let busy =
+            filtered.ready.is_some() || filtered.wants_write || filtered.keeps_back || filtered.stack.has_unread();
         if self.life == Life::Open {
             self.marks.set(Mark::FILTERS_BUSY, busy);
         }
@@ -461,7 +468,8 @@ impl Machine {
         if self.marks.has(Mark::PeerFinished) {
             return None;
         }
-        let wanted = self.inbox.is_empty() && filtered.ready.is_none() && self.may_pull(filtered);
+        let wanted =
+            self.inbox.is_empty() && filtered.ready.is_none() && !filtered.keeps_back && self.may_pull(filtered);
         if wanted == self.marks.has(Mark::Receiving) {
             return None;
         }
@@ -594,11 +602,22 @@ impl Machine {
     ) -> Result<Option<Buffer>, FilterFailed> {
         let peer_finished = self.marks.has(Mark::PeerFinished);
         let lease = Rc::clone(&pools.lease);
+        let spared_bytes = pools.reply_charge_bytes();
         let mut context = FilterContext::new(now, &mut pools.filters.random, &lease);
+        context.spared_bytes = spared_bytes;
         let mut wire = Wire { messages: &mut pools.messages, inbox: &mut self.inbox, lease: &lease, peer_finished };
-        let read = filtered.call(&mut context, |stack, _, context| stack.read(&mut wire, context));
+        let read = filtered.call(&mut context, |stack, _, context| {
+            let read = stack.read(&mut wire, context)?;
+            // More than it keeps can't get past it.
+            let keeps_back = matches!(read, Read::Starved) && (context.holds_back || stack.has_unread());
+            let is_kept = !keeps_back || stack.keep_unread(context);
+            Ok((read, keeps_back, is_kept))
+        });
         filtered.may_have_more = false;
-        let read = read?;
+        let (read, keeps_back, is_kept) = read?;
+        filtered.keeps_back = keeps_back;
+        // Somebody must make room.
+        pools.pressed |= !is_kept;
         let is_short = matches!(read, Read::NoMemory);
         filtered.short_since = if is_short { filtered.short_since.or(Some(now)) } else { None };
         match read {
@@ -775,7 +794,7 @@ impl Machine {
     ) -> Result<T, FilterFailed> {
         let lease = Rc::clone(&pools.lease);
         let mut context = FilterContext::new(now, &mut pools.filters.random, &lease);
-        let reads = self.may_pull(filtered) && filtered.ready.is_none();
+        let reads = self.may_pull(filtered) && filtered.ready.is_none() && !filtered.keeps_back;
         context.reading_since = reads.then_some(filtered.reading_since);
         filtered.call(&mut context, call)
     }

@@ -67,6 +67,12 @@ impl Below<'_> {
         self.left.as_deref().unwrap_or_default()
     }
 
+    /// Whether what there is may stay here for long. Where receive buffers have become few it is moved into right-sized memory for that;
+    /// false, if there is none either: whoever keeps it then keeps other connections from receiving.
+    pub fn keep(&mut self, context: &mut FilterContext<'_>) -> bool {
+        keep(self.left, context)
+    }
+
     /// The same, to be changed in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.left.as_deref_mut().unwrap_or_default()
@@ -103,4 +109,16 @@ impl Below<'_> {
         self.consume(count);
         Some(copy)
     }
+}
+
+/// As [`Below::keep`], for what is left of any level.
+pub(super) fn keep(left: &mut Option<Buffer>, context: &mut FilterContext<'_>) -> bool {
+    let Some(buffer) = left.as_ref().filter(|buffer| buffer.is_of_low_arena()) else { return true };
+    let copy =
+        if context.lease.can_charge(buffer.len() + context.spared_bytes) { context.buffer(buffer) } else { None };
+    let is_kept = copy.is_some();
+    if is_kept {
+        *left = copy;
+    }
+    is_kept
 }

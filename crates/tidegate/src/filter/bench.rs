@@ -12,10 +12,12 @@ use crate::time::Time;
 ///
 /// Time stands still until it is [let pass](Self::pass).
 pub struct FilterBench {
-    stack: Stack,
+    pub(super) stack: Stack,
     wire: Wire,
     queue: Queue,
-    now: Time,
+    pub(super) now: Time,
+    /// Since when it is read from, if it is, as filters are told when time passes.
+    pub(super) reading_since: Option<Time>,
     random: u64,
     /// For what is handed up.
     lease: Rc<SendLease>,
@@ -53,11 +55,17 @@ impl FilterBench {
     pub fn new(filter: Box<dyn Filter>, memory_bytes: usize) -> Self {
         let mut stack = Stack::empty();
         stack.join(filter, 0, None, std::iter::empty());
+        Self::of(stack, memory_bytes)
+    }
+
+    /// A bench for several filters, one on the other.
+    pub(super) fn of(stack: Stack, memory_bytes: usize) -> Self {
         Self {
             stack,
             wire: Wire::default(),
             queue: Queue::default(),
             now: Time::ZERO,
+            reading_since: Some(Time::ZERO),
             random: 1,
             lease: SendLease::new(SendReserve::new(memory_bytes)),
             wire_lease: SendLease::new(SendReserve::new(usize::MAX)),
@@ -66,14 +74,13 @@ impl FilterBench {
 
     /// Bytes come from the peer, as one buffer. An empty one is ignored.
     pub fn arrive(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.wire.buffers.extend(Buffer::copied(bytes, &self.wire_lease).ok());
-        }
+        let copy = Buffer::copied(bytes, &self.wire_lease).ok();
+        copy.filter(|copy| !copy.is_empty()).into_iter().for_each(|copy| self.arrive_as(copy));
     }
 
-    /// The peer finishes: nothing arrives any more.
-    pub fn end(&mut self) {
-        self.wire.finished = true;
+    /// A buffer comes from the peer as it is.
+    pub(super) fn arrive_as(&mut self, buffer: Buffer) {
+        self.wire.buffers.push_back(buffer);
     }
 
     /// What the filter reads next.
@@ -97,16 +104,27 @@ impl FilterBench {
     /// # Errors
     /// Those of the filter.
     pub fn write(&mut self, room_bytes: usize, written: &mut Vec<u8>) -> Result<usize, FilterError> {
+        self.write_within(room_bytes, room_bytes, written)
+    }
+
+    /// The same, with memory for `budget_bytes` of what filters make.
+    pub(super) fn write_within(
+        &mut self,
+        room_bytes: usize,
+        budget_bytes: usize,
+        written: &mut Vec<u8>,
+    ) -> Result<usize, FilterError> {
         let Self { stack, queue, now, random, lease, .. } = self;
         let mut pieces = VecDeque::new();
-        let budget = Budget::new(room_bytes);
-        stack.write(queue, &mut pieces, room_bytes, &budget, &mut FilterContext::new(*now, random, lease))?;
+        let budget = Budget::new(budget_bytes);
+        let mut context = FilterContext::new(*now, random, lease);
+        let result = stack.write(queue, &mut pieces, room_bytes, &budget, &mut context);
         let mut charged_bytes = 0;
         for piece in pieces {
             written.extend_from_slice(piece.payload.as_slice());
             charged_bytes += piece.charge_bytes;
         }
-        Ok(charged_bytes)
+        result.map(|()| charged_bytes)
     }
 
     /// Finishes our side; whether the filter has nothing more to write.
@@ -121,8 +139,10 @@ impl FilterBench {
     /// Those of the filter.
     pub fn pass(&mut self, time: Duration) -> Result<(), FilterError> {
         self.now = self.now.saturating_add(time);
-        let Self { stack, now, random, lease, .. } = self;
-        stack.time_passed(&mut FilterContext::new(*now, random, lease))
+        let Self { stack, now, reading_since, random, lease, .. } = self;
+        let mut context = FilterContext::new(*now, random, lease);
+        context.reading_since = *reading_since;
+        stack.time_passed(&mut context)
     }
 
     /// When the filter wants to be told the time.
@@ -148,6 +168,33 @@ impl FilterBench {
     /// What is charged for buffers that the filter has handed up, in bytes.
     pub fn charged_bytes(&self) -> usize {
         self.lease.charged()
+    }
+}
+
+/// For the tests of the library's own filters.
+#[cfg(any(fuzzing, all(test, not(loom))))]
+#[allow(dead_code, reason = "fuzz targets need some of it, and tests all")]
+impl FilterBench {
+    /// Whether the peer has finished.
+    pub(super) fn has_ended(&self) -> bool {
+        self.wire.finished
+    }
+
+    /// Whether messages wait above the filter.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queue.0.is_empty()
+    }
+
+    /// What is charged when the filter and all that it has not read are gone, in bytes.
+    pub(super) fn into_charged_bytes(self) -> usize {
+        let Self { stack, wire, lease, .. } = self;
+        drop((stack, wire));
+        lease.charged()
+    }
+
+    /// The peer finishes: nothing arrives any more.
+    pub fn end(&mut self) {
+        self.wire.finished = true;
     }
 }
 

@@ -15,13 +15,23 @@ pub struct FilterContext<'a> {
     pub(crate) refund_bytes: usize,
     /// A filter keeps something back until its time has come.
     pub(crate) holds_back: bool,
+    /// Send memory that is left for others when something is only kept, in bytes.
+    pub(crate) spared_bytes: usize,
     /// Since when the connection is read from, if it is.
     pub(crate) reading_since: Option<Time>,
 }
 
 impl<'a> FilterContext<'a> {
     pub(crate) fn new(now: Time, random: &'a mut u64, lease: &'a Rc<SendLease>) -> Self {
-        Self { now, random, lease, refund_bytes: 0, holds_back: false, reading_since: Some(Time::ZERO) }
+        Self {
+            now,
+            random,
+            lease,
+            refund_bytes: 0,
+            holds_back: false,
+            spared_bytes: 0,
+            reading_since: Some(Time::ZERO),
+        }
     }
 
     /// The time: the same for everything in one turn of the loop; virtual in a simulation.
@@ -43,6 +53,8 @@ impl<'a> FilterContext<'a> {
 
     /// Says that [`write`](super::Filter::write) keeps back what it could write, until its [`deadline`](super::Filter::deadline), and not for want of
     /// room: it doesn't wait for memory then, and the peer is not blamed for taking nothing.
+    ///
+    /// In [`read`](super::Filter::read), with [`Starved`](super::Read::Starved): that the connection is not to be read from until then.
     pub fn hold_back(&mut self) {
         self.holds_back = true;
     }

@@ -21,7 +21,8 @@
 //!   takes time and randomness from its [`FilterContext`], so that a simulation replays it.
 //! - **Reading.** [`Filter::read`] is called when there is room above. It returns one piece of data, or says why there is none: it
 //!   is [`Starved`](Read::Starved) of input (and has then moved what it needs of a partial unit out of the input, into right-sized memory
-//!   of its own that it has declared or charged: an idle connection holds no buffer), there is no memory for the data
+//!   of its own that it has declared or charged: an idle connection holds no buffer; with input left that must wait, the connection is not
+//!   received from until the filter has written or its deadline has come, and that input is moved where receive buffers are few), there is no memory for the data
 //!   ([`NoMemory`](Read::NoMemory): it is called again when there is, and has lost nothing), or the stream has ended. It is never called
 //!   again after [`Finished`](Read::Finished).
 //! - **Writing.** [`Filter::write`] is called when the wire has room, also with nothing above: a filter may have bytes of its own to

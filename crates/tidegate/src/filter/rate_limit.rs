@@ -3,7 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Above, Below, Down, Fill, Filter, FilterContext, FilterError, FilterFactory, FilterPeer, Read, Reserve};
+use crossbeam_queue::ArrayQueue;
+
+use super::{
+    Above, Below, Down, Fill, Filter, FilterContext, FilterError, FilterFactory, FilterPeer, Read, Reserve,
+    SharedReserve,
+};
 use crate::memory::Payload;
 use crate::time::Time;
 
@@ -13,7 +18,9 @@ use crate::time::Time;
 /// down to the wire. What comes faster is not read, so that the peer has to wait; what is sent faster waits in the send queue, where
 /// its limits and policies hold. That it waits is not the peer's doing: [`Limits::min_send_progress`](crate::Limits::min_send_progress) doesn't count it.
 ///
-/// Data passes without a copy where the rate lets a whole piece through; where it lets only a part, that is copied.
+/// Data passes without a copy where the rate lets a whole piece through; where it lets only a part, that is copied. There is one exception to
+/// the rate: where the server has no memory left to keep what has come, neither receive buffers nor send memory, that goes up ahead of its turn, and
+/// no more is received until the rate has paid for it.
 ///
 /// ```
 /// use tidegate::Listener;
@@ -35,10 +42,42 @@ pub struct RateLimit {
 /// The accounts of a shared limit.
 #[derive(Debug, Default)]
 struct Shared {
-    receiving: AtomicU64,
-    sending: AtomicU64,
+    receiving: Account,
+    sending: Account,
     /// The latest time that anybody has named.
     latest: AtomicU64,
+}
+
+impl Shared {
+    /// What it takes, in bytes.
+    const BYTES: usize = size_of::<Self>() + 2 * Account::LEFT_MOST * (size_of::<Left>() + size_of::<usize>());
+}
+
+/// The account of one direction of a shared limit.
+#[derive(Debug)]
+struct Account {
+    nanos: AtomicU64,
+    /// The turns of those who left while they waited.
+    left: ArrayQueue<Left>,
+}
+
+/// A turn that nobody has.
+#[derive(Debug)]
+struct Left {
+    /// When it comes, by the time of the account.
+    at_nanos: u64,
+    bytes: u64,
+}
+
+impl Account {
+    /// How many turns of those who left are kept for others: beyond that they are lost.
+    const LEFT_MOST: usize = 1_024;
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self { nanos: AtomicU64::new(0), left: ArrayQueue::new(Self::LEFT_MOST) }
+    }
 }
 
 impl RateLimit {
@@ -62,8 +101,8 @@ impl RateLimit {
     /// All connections of the listeners and clients together that were given this or a clone of it may receive, and
     /// send, so many bytes a second.
     ///
-    /// Those that have to wait stand in a line: each has its turn for a quarter of a second's worth at most. One that ends while it waits leaves its
-    /// turn unused.
+    /// Those that have to wait stand in a line: each has its turn for a quarter of a second's worth at most. The turn of one that ends while it
+    /// waits is that of whoever takes one next; up to 1,024 such turns are kept.
     ///
     /// # Panics
     /// If the rate is 0.
@@ -93,9 +132,17 @@ impl RateLimit {
         self
     }
 
-    fn gate(&self, is_limited: bool, account: Account) -> Option<Gate> {
+    fn gate(&self, is_limited: bool, account: Which) -> Option<Gate> {
         let shared = self.shared.as_ref().map(|shared| (Arc::clone(shared), account));
-        is_limited.then_some(Gate { rate: self.rate, own: 0, shared, behind_nanos: 0, turn: None, deadline: None })
+        is_limited.then_some(Gate {
+            rate: self.rate,
+            own: 0,
+            shared,
+            behind_nanos: 0,
+            turn: None,
+            overdrawn_until: None,
+            deadline: None,
+        })
     }
 }
 
@@ -103,6 +150,11 @@ impl FilterFactory for RateLimit {
     fn reserve(&self) -> Reserve {
         let write_bytes = if self.sends { Self::COPIED_BYTES.min(self.rate.turn_bytes()) as usize } else { 0 };
         Reserve { state_bytes: size_of::<Limited>(), write_bytes }
+    }
+
+    fn shared_reserve(&self) -> SharedReserve {
+        let shared_bytes = if self.shared.is_some() { Shared::BYTES } else { 0 };
+        SharedReserve { shared_bytes, ..SharedReserve::default() }
     }
 
     fn make(&self, _peer: &FilterPeer) -> Result<Box<dyn Filter>, FilterError> {
@@ -133,7 +185,7 @@ impl Rate {
 }
 
 /// Which of the accounts.
-type Account = fn(&Shared) -> &AtomicU64;
+type Which = fn(&Shared) -> &Account;
 
 /// One direction of one connection.
 ///
@@ -142,11 +194,13 @@ type Account = fn(&Shared) -> &AtomicU64;
 struct Gate {
     rate: Rate,
     own: u64,
-    shared: Option<(Arc<Shared>, Account)>,
+    shared: Option<(Arc<Shared>, Which)>,
     /// How far our time is behind that of the account, as far as is known. I/O threads count time from when each began; whoever finds that
     /// another is further goes on from there. All run equally fast, so that the account's time is that of the first.
     behind_nanos: u64,
     turn: Option<Turn>,
+    /// More has passed than the rate allows before then.
+    overdrawn_until: Option<Time>,
     /// When the turn comes that something waits for.
     deadline: Option<Time>,
 }
@@ -179,8 +233,43 @@ impl Gate {
         });
     }
 
+    /// All of a piece of `length` bytes passes, whatever the rate, which is to make up for it.
+    fn overdraw(&mut self, length: usize, now: Time) {
+        let paid = self.turn;
+        self.passed(length);
+        let unpaid_bytes = (length as u64).saturating_sub(paid.map_or(0, |turn| turn.left_bytes));
+        let mut until = paid.map_or(now, |turn| turn.at);
+        if unpaid_bytes > 0 {
+            until = until.max(self.pay(unpaid_bytes, u64::MAX, now).at);
+        }
+        self.overdrawn_until = Some(until);
+        self.deadline = Some(until).filter(|&until| until > now);
+    }
+
+    fn is_overdrawn(&self, now: Time) -> bool {
+        self.overdrawn_until.is_some_and(|until| until > now)
+    }
+
     /// Pays for all of a piece if it may pass now, and else for a turn's worth of it, whose turn comes later.
     fn take_turn(&mut self, length: u64, now: Time) -> Turn {
+        self.inherit_turn(now).unwrap_or_else(|| self.pay(length, self.rate.turn_bytes(), now))
+    }
+
+    /// The turn of somebody who has left, if it is still to come.
+    fn inherit_turn(&mut self, now: Time) -> Option<Turn> {
+        let now_nanos = self.account_nanos(now);
+        let (shared, account) = self.shared.as_ref()?;
+        while let Some(Left { at_nanos, bytes }) = account(shared).left.pop() {
+            if at_nanos >= now_nanos {
+                let at = Time::from_nanos(at_nanos.saturating_sub(self.behind_nanos));
+                return Some(Turn { at, left_bytes: bytes });
+            }
+        }
+        None
+    }
+
+    /// Pays for all of a piece that is no longer than `turn_bytes` or may pass now, and for so much of others.
+    fn pay(&mut self, length: u64, turn_bytes: u64, now: Time) -> Turn {
         let rate = self.rate;
         let burst_nanos = rate.nanos(rate.burst_bytes);
         let mut turn = Turn { at: now, left_bytes: 0 };
@@ -189,16 +278,16 @@ impl Gate {
         let mut pay = |account: u64| {
             let from = account.max(now);
             let ahead = |bytes| from.saturating_add(rate.nanos(bytes)).saturating_sub(burst_nanos);
-            let is_whole = length <= rate.turn_bytes() || ahead(length) <= now;
-            let left_bytes = if is_whole { length } else { rate.turn_bytes() };
+            let left_bytes = if ahead(length) <= now { length } else { length.min(turn_bytes) };
             turn = Turn { at: Time::from_nanos(ahead(left_bytes).saturating_sub(behind_nanos)), left_bytes };
             from.saturating_add(rate.nanos(left_bytes))
         };
         match &self.shared {
             None => self.own = pay(self.own),
             Some((shared, account)) => {
-                let paid =
-                    account(shared).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |account| Some(pay(account)));
+                let paid = account(shared)
+                    .nanos
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |account| Some(pay(account)));
                 debug_assert!(paid.is_ok(), "it always pays");
             }
         }
@@ -219,6 +308,17 @@ impl Gate {
     }
 }
 
+impl Drop for Gate {
+    /// Leaves the turn that it waits for to others.
+    fn drop(&mut self) {
+        if let (Some(Turn { at, left_bytes }), Some((shared, account))) = (self.turn, &self.shared) {
+            let at_nanos = at.as_nanos().saturating_add(self.behind_nanos);
+            // If there are too many, it is lost.
+            let _ = account(shared).left.push(Left { at_nanos, bytes: left_bytes });
+        }
+    }
+}
+
 struct Limited {
     receiving: Option<Gate>,
     sending: Option<Gate>,
@@ -233,17 +333,25 @@ impl Filter for Limited {
         Ok(match below.fill(context)? {
             Fill::Data => {
                 let length = below.bytes().len();
-                let count = self.receiving.as_mut().map_or(length, |gate| gate.open(length, context.now()));
-                if count == 0 {
+                let Some(gate) = &mut self.receiving else { return Ok(below.take().map_or(Read::Starved, Read::Data)) };
+                let count = gate.open(length, context.now());
+                if count == 0 && below.keep(context) {
                     return Ok(Read::Starved);
                 }
-                let Some(data) = below.take_first(count, context) else { return Ok(Read::NoMemory) };
-                if let Some(gate) = &mut self.receiving {
+                let part = if count == 0 { None } else { below.take_first(count, context) };
+                if part.is_some() {
                     gate.passed(count);
+                } else {
+                    gate.overdraw(length, context.now());
                 }
-                Read::Data(data)
+                part.or_else(|| below.take()).map_or(Read::Starved, Read::Data)
             }
-            Fill::Starved => Read::Starved,
+            Fill::Starved => {
+                if self.receiving.as_ref().is_some_and(|gate| gate.is_overdrawn(context.now())) {
+                    context.hold_back();
+                }
+                Read::Starved
+            }
             Fill::NoMemory => Read::NoMemory,
             Fill::Finished => Read::Finished,
         })

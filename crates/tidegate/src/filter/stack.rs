@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::above::Begun;
+use super::below;
 use super::{Above, Below, Budget, Description, Down, Filter, FilterContext, FilterError, Incoming, Outgoing, Read};
 use crate::memory::{Buffer, MESSAGE_OVERHEAD_BYTES, Piece};
 use crate::time::Time;
@@ -260,6 +261,13 @@ impl Stack {
             level.filter.describe(&mut description);
         }
         description
+    }
+
+    /// Sees to it that what was received and not read doesn't stand in the way of others where receive buffers are few. False, if it does.
+    pub(crate) fn keep_unread(&mut self, context: &mut FilterContext<'_>) -> bool {
+        let in_the_way =
+            self.levels.iter_mut().filter_map(|level| (!below::keep(&mut level.unread, context)).then_some(()));
+        in_the_way.count() == 0
     }
 
     /// Drops all that was received and not read.

@@ -223,7 +223,7 @@ impl ReceiveArena {
     /// Whether at least a quarter of the buffers is not out.
     #[inline]
     pub(crate) fn has_reserve(&self) -> bool {
-        self.outstanding() <= self.inner.outstanding_easy
+        self.inner.has_reserve()
     }
 
     /// How many buffers are out on behalf of the connection slot `owner`.
@@ -238,6 +238,11 @@ impl ReceiveArena {
 }
 
 impl ArenaInner {
+    #[inline]
+    pub(super) fn has_reserve(&self) -> bool {
+        self.outstanding.get() <= self.outstanding_easy
+    }
+
     /// A buffer that was out is free again.
     pub(super) fn release(&self, index: u32) {
         if cfg!(debug_assertions) {

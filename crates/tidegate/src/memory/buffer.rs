@@ -109,6 +109,11 @@ impl Buffer {
     pub(crate) fn is_arena(&self) -> bool {
         matches!(self.home, Home::Arena(_))
     }
+
+    /// Whether it is a buffer of a receive arena of which less than a quarter is left, so that whoever keeps it keeps others waiting.
+    pub(crate) fn is_of_low_arena(&self) -> bool {
+        matches!(&self.home, Home::Arena(inner) if !inner.has_reserve())
+    }
 }
 
 impl Deref for Buffer {

@@ -81,3 +81,17 @@ impl Report {
         CloseReason::NAMES.into_iter().zip(self.tally.closed)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_on_operating_has_every_reason_and_every_cause() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operating.md");
+        let page = std::fs::read_to_string(page).expect("the page");
+        for name in CloseReason::NAMES.iter().chain(&RefusedBecause::NAMES) {
+            assert!(page.contains(&format!("`{name}`")), "{name} is not in docs/operating.md");
+        }
+    }
+}

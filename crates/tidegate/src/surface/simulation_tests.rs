@@ -89,7 +89,12 @@ impl Client for Talker {
 
 /// Runs one echo server with `clients` of a manner each; returns its report and how many bytes came back to each.
 fn run(faults: Faults, limits: Limits, clients: &[Manner]) -> (Report, Vec<usize>) {
-    let mut simulation = Simulation::with(World::new(11, faults));
+    run_in(World::new(11, faults), limits, clients)
+}
+
+/// The same in a world of one's own.
+fn run_in(world: World, limits: Limits, clients: &[Manner]) -> (Report, Vec<usize>) {
+    let mut simulation = Simulation::with(world);
     let listener = Listener::tcp(([10, 0, 0, 1], 7007).into());
     let server = Server::builder().limits(limits).listen(listener, |_| Echo);
     let address = simulation.serve(server).expect("sound limits")[0];
@@ -178,6 +183,17 @@ fn a_system_that_runs_out_of_memory_now_and_then_costs_time_and_no_byte() {
         assert_eq!(reasons(&report), [("finished", 6)], "{fault:?}");
         assert_eq!(echoed, [200_000; 6], "{fault:?}");
     }
+}
+
+#[test]
+fn a_system_that_gives_a_connection_up_ends_it_as_failed_with_what_the_system_says_and_no_other() {
+    let world = World::new(11, Faults::none());
+    // The third send of all.
+    world.script(Fault::TimedOut, 3);
+    let (report, echoed) = run_in(world, Limits::default(), &[Manner::PROMPT; 6]);
+    assert_eq!(reasons(&report), [("finished", 5), ("failed", 1)]);
+    assert_eq!(report.closed(&CloseReason::Failed(std::io::ErrorKind::TimedOut)), 1);
+    assert_eq!(echoed.iter().filter(|&&bytes| bytes == 200_000).count(), 5);
 }
 
 #[test]

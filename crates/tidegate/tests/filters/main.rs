@@ -10,3 +10,4 @@ mod panics;
 mod past_bugs;
 mod real;
 mod talking;
+mod throttled;

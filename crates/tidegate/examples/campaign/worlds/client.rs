@@ -56,11 +56,6 @@ impl EchoClient {
         Self { manner, lenient, total, sent: 0, received: 0, finished: false, reads_from, ends_at }
     }
 
-    /// The byte at a position of the stream: neighbours differ, and so do positions a buffer apart.
-    fn byte_at(position: u64) -> u8 {
-        (position ^ position >> 8 ^ position >> 16).wrapping_mul(167) as u8
-    }
-
     fn begin(&mut self, peer: &Peer) {
         let later = |peer: &Peer, most_ms: u64| {
             let after = Duration::from_millis(1 + peer.random_below(most_ms));
@@ -83,7 +78,7 @@ impl EchoClient {
         while self.manner != Manner::Silent && self.sent < self.total {
             let length = (self.total - self.sent).min(1 + peer.random_below(chunk.len() as u64));
             for (offset, byte) in (0..length).zip(&mut chunk) {
-                *byte = Self::byte_at(self.sent + offset);
+                *byte = byte_at(self.sent + offset);
             }
             match peer.write(&chunk[..length as usize]) {
                 Ok(written) => self.sent += written as u64,
@@ -114,7 +109,7 @@ impl EchoClient {
                 if position >= self.sent {
                     return Err(format!("byte {position} came back, but only {} were sent", self.sent));
                 }
-                if byte != Self::byte_at(position) {
+                if byte != byte_at(position) {
                     return Err(format!("byte {position} came back as {byte:#04x}"));
                 }
             }
@@ -150,4 +145,9 @@ impl Client for EchoClient {
         }
         if broken { Next::Close } else { Next::Wait }
     }
+}
+
+/// The byte at a position of the stream: neighbours differ, and so do positions a buffer apart.
+pub fn byte_at(position: u64) -> u8 {
+    (position ^ position >> 8 ^ position >> 16).wrapping_mul(167) as u8
 }

@@ -1,8 +1,6 @@
 //! What a campaign must have met: a campaign in which something never happens says nothing about it.
 
 /// The close reasons that these services, clients and worlds bring about, each in at least one of a hundred runs.
-///
-/// Not among them: `failed`, because the simulated network has no errors but resets and refusals.
 pub const REASONS: &[&str] = &[
     "finished",
     "closed_by_handler",
@@ -11,6 +9,7 @@ pub const REASONS: &[&str] = &[
     "aborted_by_handle",
     "handler_panicked",
     "reset",
+    "failed",
     "memory_pressure",
     "drained",
     "shutdown_grace",

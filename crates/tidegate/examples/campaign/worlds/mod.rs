@@ -3,7 +3,9 @@
 mod client;
 pub mod expected;
 mod gossip;
+mod maintained;
 mod masks;
+mod messages;
 mod news;
 mod offload;
 mod publishing;
@@ -97,10 +99,21 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         .listen(Listener::tcp(([10, 0, 0, 1], 7012).into()).flow(of_news.clone()), move |_| Reporter::new(room.clone()))
         .listen(Listener::tcp(([10, 0, 0, 1], 7013).into()), move |_| Offloads::new(offloads.clone()))
         .listen(masking, move |_| Echo { witness: masked.clone() });
+    let has_clients = simulation.random_below(3) == 0;
+    let (server, connector) = match has_clients {
+        true => {
+            let (server, connector) = maintained::of(server, &simulation, &complaints);
+            (server, Some(connector))
+        }
+        false => (server, None),
+    };
     let addresses = match simulation.serve(server) {
         Ok(addresses) => addresses,
         Err(error) => panic!("seed {seed}: {error}"),
     };
+    let maintained = connector
+        .map(|connector| maintained::begin(&mut simulation, &connector, addresses[0], &complaints))
+        .unwrap_or_default();
     simulation.check("what handlers see", move |_| complaints.check());
     let watched = limiter.clone();
     simulation.check("the limiter", move |_| match watched.connections() {
@@ -125,6 +138,7 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     }
     let report = simulation.run()?;
     assert_eq!(limiter.connections(), 0, "seed {seed}: places of the limiter have not come back");
+    assert!(maintained.iter().all(maintained::Story::is_over), "seed {seed}: a maintained connection was not given up");
     let (hash, events) = (simulation.trace_hash(), simulation.trace_count());
     let outcome = Outcome { report, hash, events, completions: simulation.completions() };
     Ok((outcome, simulation))
@@ -181,8 +195,8 @@ fn limits(simulation: &Simulation, is_impatient: bool) -> Limits {
     let (buffers, memory) = if is_tight { (6, 2_000) } else { (30, 200_000) };
     let times = if is_impatient { impatience(simulation) } else { Limits::default() };
     Limits {
-        // At least one for each listener: each keeps a place of its own.
-        max_connections: SERVICES as u32 + simulation.random_below(20) as u32,
+        // At least one for each listener, which keeps a place of its own, and one for clients.
+        max_connections: 1 + SERVICES as u32 + simulation.random_below(20) as u32,
         receive_buffers: 2 + simulation.random_below(buffers) as u32,
         receive_buffer_bytes: 4096,
         held_buffers: simulation.random_below(4) as u32,

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -11,10 +10,13 @@ use std::time::Duration;
 use tidegate::sim::{Client, Next, Peer, Simulation};
 use tidegate::{Buffer, Connection, FlowControl, Group, Handler, Limits, Overflow, PublishRefusal, Time};
 
+use super::messages::{Messages, number};
 use super::services::Complaints;
 
 /// The head of a message: its length, its publisher and its number.
 const HEAD_BYTES: usize = 16;
+
+const MESSAGE_BYTES_MOST: usize = 6_000;
 
 /// Limits of groups that are small enough to be reached.
 pub fn limits(simulation: &Simulation, limits: Limits) -> Limits {
@@ -66,7 +68,7 @@ impl Reporter {
     fn publish(&mut self, connection: &mut Connection<'_>) {
         for _ in 0..connection.random() % 8 {
             // Mostly small ones, which may be put together.
-            let most = if connection.random().is_multiple_of(5) { 6_000 } else { 200 };
+            let most = if connection.random().is_multiple_of(5) { MESSAGE_BYTES_MOST as u64 } else { 200 };
             let message = self.message((connection.random() % most) as usize);
             let limits = &self.room.limits;
             match self.room.group.publish(message.clone()) {
@@ -125,8 +127,8 @@ pub struct Reader {
     /// Says something now and then, so that its connection leaves and joins.
     is_fickle: bool,
     may_miss: bool,
-    begun: Vec<u8>,
-    last: BTreeMap<u32, u64>,
+    messages: Messages,
+    last: BTreeMap<u64, u64>,
     reads_from: Time,
     ends_at: Time,
     begins: bool,
@@ -140,7 +142,7 @@ impl Reader {
         Self {
             is_fickle,
             may_miss,
-            begun: Vec::new(),
+            messages: Messages::new(HEAD_BYTES, MESSAGE_BYTES_MOST),
             last: BTreeMap::new(),
             reads_from: Time::ZERO,
             ends_at: Time::ZERO,
@@ -160,31 +162,21 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<(), String> {
-        self.begun.extend_from_slice(bytes);
-        while let Some(head) = self.begun.first_chunk::<HEAD_BYTES>() {
-            let word =
-                |place: usize| u32::from_be_bytes([head[place], head[place + 1], head[place + 2], head[place + 3]]);
-            let (length, publisher) = (word(0) as usize, word(4));
-            let number = u64::from(word(8)) << 32 | u64::from(word(12));
-            if !(HEAD_BYTES..=6_000).contains(&length) {
-                return Err(format!("a torn message: a length of {length}"));
-            }
-            if self.begun.len() < length {
-                break;
-            }
-            let rest = self.begun.split_off(length);
-            let whole = std::mem::replace(&mut self.begun, rest);
-            if whole[HEAD_BYTES..].iter().any(|&byte| byte != number as u8) {
+    /// Reads what has come: each message must be the next of its publisher, or a later one where some may be missed.
+    fn read(&mut self, peer: &mut Peer) -> Next {
+        let Self { messages, last, may_miss, .. } = self;
+        messages.read(peer, |head, fill| {
+            let (publisher, number) = (number(&head[4..8]), number(&head[8..]));
+            if fill.is_some_and(|fill| fill != number as u8) {
                 return Err(format!("a torn message {number} of {publisher}"));
             }
-            let last = self.last.insert(publisher, number);
-            let fits = last.is_none_or(|last| if self.may_miss { number > last } else { number == last + 1 });
-            if !fits {
-                return Err(format!("message {number} of {publisher} after {last:?}, may miss: {}", self.may_miss));
+            let last = last.insert(publisher, number);
+            let fits = last.is_none_or(|last| if *may_miss { number > last } else { number == last + 1 });
+            if fits {
+                return Ok(());
             }
-        }
-        Ok(())
+            Err(format!("message {number} of {publisher} after {last:?}, may miss: {may_miss}"))
+        })
     }
 }
 
@@ -199,23 +191,11 @@ impl Client for Reader {
         if peer.now() < self.reads_from {
             return Next::Wait;
         }
-        let mut bytes = [0; 4096];
-        loop {
-            match peer.read(&mut bytes) {
-                Ok(0) => return Next::Close,
-                Ok(length) => {
-                    if let Err(what) = self.take(&bytes[..length]) {
-                        return Next::Failed(what);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return Next::Close,
-            }
-        }
-        if self.is_fickle && peer.random_below(20) == 0 {
+        let next = self.read(peer);
+        if matches!(next, Next::Wait) && self.is_fickle && peer.random_below(20) == 0 {
             // One byte is one order, however it comes: two that come together would be one.
             let _ = peer.write(b"!");
         }
-        Next::Wait
+        next
     }
 }

@@ -2,7 +2,6 @@
 //! its client, which accepts gaps only where a policy may drop.
 
 use std::convert::Infallible;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +11,13 @@ use tidegate::{
     Time,
 };
 
+use super::messages::{Messages, number};
 use super::services::Witness;
 
 /// The head of a message: its length and its number.
 const HEAD_BYTES: usize = 12;
+
+const MESSAGE_BYTES_MOST: usize = 3_000;
 
 /// A policy of each kind in turn, by `choice`; the limits of time that go with it are short enough to be reached.
 pub fn overflow(choice: u64, limit: Duration) -> Overflow {
@@ -77,7 +79,7 @@ impl Publisher {
             if self.next > Self::MESSAGES {
                 break;
             }
-            let length = (connection.random() % 3_000) as usize;
+            let length = (connection.random() % MESSAGE_BYTES_MOST as u64) as usize;
             let dropping = matches!(connection.flow().overflow, Overflow::DropOldest | Overflow::DropNewest);
             match connection.send(Self::message(self.next, length)) {
                 Ok(sent) => {
@@ -169,7 +171,7 @@ pub struct Subscriber {
     /// Asks for other policies now and then.
     is_fickle: bool,
     may_miss: bool,
-    begun: Vec<u8>,
+    messages: Messages,
     last: u64,
     reads_from: Time,
     ends_at: Time,
@@ -184,7 +186,7 @@ impl Subscriber {
         Self {
             is_fickle,
             may_miss,
-            begun: Vec::new(),
+            messages: Messages::new(HEAD_BYTES, MESSAGE_BYTES_MOST),
             last: 0,
             reads_from: Time::ZERO,
             ends_at: Time::ZERO + Duration::from_secs(3_600),
@@ -209,27 +211,20 @@ impl Subscriber {
         peer.wake_after(span);
     }
 
-    /// Takes the whole messages out of what was read.
-    fn take_messages(&mut self) -> Result<(), String> {
-        let mut place = 0;
-        while let Some(head) = self.begun[place..].first_chunk::<HEAD_BYTES>() {
-            let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-            let number = head[4..].iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
-            if !(HEAD_BYTES..=3_000).contains(&length) {
-                return Err(format!("a message of {length} bytes after number {}: torn", self.last));
-            }
-            let Some(body) = self.begun.get(place + HEAD_BYTES..place + length) else { break };
-            if body.iter().any(|&byte| byte != number as u8) {
+    /// Reads what has come: each message must be the next, or a later one where some may be missed.
+    fn read(&mut self, peer: &mut Peer) -> Next {
+        let Self { messages, last, may_miss, .. } = self;
+        messages.read(peer, |head, fill| {
+            let number = number(&head[4..]);
+            if fill.is_some_and(|fill| fill != number as u8) {
                 return Err(format!("message {number} is torn"));
             }
-            if number <= self.last || number > self.last + 1 && !self.may_miss {
-                return Err(format!("message {number} came after {}", self.last));
+            if number <= *last || number > *last + 1 && !*may_miss {
+                return Err(format!("message {number} came after {last}"));
             }
-            self.last = number;
-            place += length;
-        }
-        self.begun.drain(..place);
-        Ok(())
+            *last = number;
+            Ok(())
+        })
     }
 }
 
@@ -248,18 +243,6 @@ impl Client for Subscriber {
         if peer.now() < self.reads_from {
             return Next::Wait;
         }
-        let mut bytes = [0; 2048];
-        loop {
-            match peer.read(&mut bytes) {
-                Ok(0) => return Next::Close,
-                Ok(length) => self.begun.extend_from_slice(&bytes[..length]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
-                // The world resets connections, and so does the server.
-                Err(_) => return Next::Close,
-            }
-            if let Err(what) = self.take_messages() {
-                return Next::Failed(what);
-            }
-        }
+        self.read(peer)
     }
 }

@@ -37,6 +37,8 @@ pub(super) enum Failure {
     AddressNotAvailable,
     /// The system is out of memory for sockets. Passes.
     OutOfMemory,
+    /// The peer has not acknowledged for too long (`ETIMEDOUT`).
+    TimedOut,
 }
 
 impl Failure {
@@ -53,6 +55,7 @@ impl Failure {
             Self::Aborted => io::ErrorKind::ConnectionAborted.into(),
             Self::AddressNotAvailable => io::ErrorKind::AddrNotAvailable.into(),
             Self::OutOfMemory => io::ErrorKind::OutOfMemory.into(),
+            Self::TimedOut => io::ErrorKind::TimedOut.into(),
         }
     }
 }

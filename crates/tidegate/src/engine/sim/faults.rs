@@ -47,11 +47,14 @@ pub enum Fault {
     SendOutOfMemory,
     /// A receive fails because the system is out of memory.
     ReceiveOutOfMemory,
+    /// The system gives a connection of the server up, because the peer hasn't acknowledged for too long: its operations fail (`ETIMEDOUT`).
+    /// The other end sees a reset. Occasion: each send that finds room.
+    TimedOut,
 }
 
 impl Fault {
     /// How many kinds there are.
-    pub(crate) const COUNT: usize = 17;
+    pub(crate) const COUNT: usize = 18;
 
     /// All kinds, in the order of their declaration.
     pub const ALL: [Self; Self::COUNT] = [
@@ -72,6 +75,7 @@ impl Fault {
         Self::ClockJump,
         Self::SendOutOfMemory,
         Self::ReceiveOutOfMemory,
+        Self::TimedOut,
     ];
 }
 
@@ -168,6 +172,7 @@ impl Faults {
             (Fault::ClockJump, 200),
             (Fault::SendOutOfMemory, 2_000),
             (Fault::ReceiveOutOfMemory, 2_000),
+            (Fault::TimedOut, 200),
         ] {
             faults = faults.with(fault, parts_per_million);
         }

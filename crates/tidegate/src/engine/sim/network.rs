@@ -279,7 +279,7 @@ impl Network {
         let endpoint = self.get(id).ok_or(Failure::NotConnected)?;
         match endpoint.phase {
             Phase::Connecting => Ok(0),
-            Phase::Failed(Failure::Reset) if endpoint.failure_told => Err(Failure::BrokenPipe),
+            Phase::Failed(Failure::Reset | Failure::TimedOut) if endpoint.failure_told => Err(Failure::BrokenPipe),
             Phase::Failed(failure) => Err(failure),
             Phase::Established if endpoint.outgoing.end_wanted => Err(Failure::BrokenPipe),
             Phase::Established => Ok(endpoint.outgoing.capacity.saturating_sub(endpoint.outgoing.buffer.len())),

@@ -116,6 +116,11 @@ impl Ring {
             Ok(_) if network.fate.strikes(Fault::SendOutOfMemory) => {
                 self.end_send(id, gather, Err(Failure::OutOfMemory), network);
             }
+            Ok(_) if network.fate.strikes(Fault::TimedOut) => {
+                network.time_out(endpoint);
+                network.failure_was_told(endpoint);
+                self.end_send(id, gather, Err(Failure::TimedOut), network);
+            }
             Ok(room) => {
                 let offered: usize = gather.slices().map(<[u8]>::len).sum();
                 let length = network.fate.shorten(Fault::ShortSend, offered.min(room));

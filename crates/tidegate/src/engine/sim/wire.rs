@@ -172,6 +172,16 @@ impl Network {
         }
     }
 
+    /// The system of `id` gives the connection up. The other end hears of it later.
+    pub(super) fn time_out(&mut self, id: EndpointId) {
+        let Some(endpoint) = self.get(id) else { return };
+        let (far, latency_ns) = (endpoint.far, endpoint.path.latency_ns);
+        self.fail(id, Failure::TimedOut);
+        if let Some(far) = far {
+            self.fate.schedule(latency_ns, Event::Reset { endpoint: far });
+        }
+    }
+
     fn put_on_wire(&mut self, id: EndpointId, segment: Segment) {
         let (jitter, stall) = (self.fate.faults.jitter_ns, self.fate.faults.stall_ns);
         let extra_ns = self.fate.draw(jitter) + self.fate.delay_by(Fault::Stall, stall);

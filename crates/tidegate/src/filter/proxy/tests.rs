@@ -42,8 +42,8 @@ fn said(options: &ProxyProtocol, bytes: &[u8], cut: impl FnMut() -> usize) -> Pa
 fn learned(bytes: &[u8]) -> (Option<(SocketAddr, SocketAddr)>, Vec<u8>) {
     let look = |pair: Pair| {
         let server = &pair.server;
-        assert!(server.error.is_none() && server.finished && server.stack.is_established(), "{:?}", server.error);
-        let description = server.stack.describe();
+        assert!(server.error.is_none() && server.finished && server.bench.is_established(), "{:?}", server.error);
+        let description = server.bench.describe();
         (description.source.zip(description.destination), server.all_received())
     };
     let whole = look(said(&trusting(), bytes, || usize::MAX));
@@ -60,7 +60,7 @@ fn learned(bytes: &[u8]) -> (Option<(SocketAddr, SocketAddr)>, Vec<u8>) {
 #[track_caller]
 fn failure(bytes: &[u8]) -> FilterFailure {
     let fail = |pair: Pair| {
-        assert!(pair.server.received.is_empty() && !pair.server.stack.is_established());
+        assert!(pair.server.received.is_empty() && !pair.server.bench.is_established());
         pair.server.error.expect("a failure").failure
     };
     let whole = fail(said(&trusting(), bytes, || usize::MAX));
@@ -276,7 +276,7 @@ fn a_stream_that_ends_within_a_header_is_truncated_and_one_that_says_nothing_jus
     let mut pair = Pair::new(Stack::new(Box::new(Plain)), accepting(&trusting()));
     pair.client.shutdown();
     pair.run_whole();
-    assert!(pair.server.finished && pair.server.error.is_none() && !pair.server.stack.is_established());
+    assert!(pair.server.finished && pair.server.error.is_none() && !pair.server.bench.is_established());
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_header_must_be_whole_in_its_time_and_has_no_deadline_after_it() {
     for length in 0..header.len() {
         let mut pair = Pair::new(Stack::new(Box::new(Plain)), accepting(&options));
         // An I/O thread reads once to let the filters talk.
-        pair.server.read(pair.now);
+        pair.server.read();
         pair.pass(Duration::from_millis(1_000));
         pair.client.send(&header[..length]);
         pair.run_whole();
@@ -300,7 +300,7 @@ fn a_header_must_be_whole_in_its_time_and_has_no_deadline_after_it() {
     pair.client.send(header);
     pair.run_whole();
     pair.pass(Duration::from_secs(1_000));
-    assert!(pair.server.error.is_none() && pair.server.stack.deadline().is_none());
+    assert!(pair.server.error.is_none() && pair.server.bench.deadline().is_none());
 }
 
 #[test]
@@ -328,11 +328,11 @@ fn from_elsewhere_a_connection_is_refused_or_passed_through_without_a_look() {
     let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n";
     pair.client.send(header);
     pair.client.shutdown();
-    assert!(pair.server.stack.is_established());
+    assert!(pair.server.bench.is_established());
     pair.run(|| 7);
     assert!(pair.server.finished);
     assert_eq!(pair.server.all_received(), header);
-    assert_eq!(pair.server.stack.describe(), Description::default());
+    assert_eq!(pair.server.bench.describe(), Description::default());
 }
 
 fn any_address() -> impl Strategy<Value = SocketAddr> {
@@ -359,19 +359,19 @@ proptest! {
         prop_assert!(header.bytes().len() <= ProxyHeader::RESERVE.write_bytes);
         let mut pair = Pair::new(Stack::new(header.filter()), accepting(&trusting()));
         pair.client.room_bytes = room_bytes;
-        prop_assert!(!pair.client.stack.is_established());
+        prop_assert!(!pair.client.bench.is_established());
         pair.client.send(b"a question");
         pair.server.send(b"an answer");
         pair.client.shutdown();
         pair.run(cycle(&cuts));
-        prop_assert!(pair.server.error.is_none() && pair.server.finished && pair.client.stack.is_established());
+        prop_assert!(pair.server.error.is_none() && pair.server.finished && pair.client.bench.is_established());
         prop_assert_eq!(pair.server.all_received(), b"a question");
         prop_assert_eq!(pair.client.all_received(), b"an answer");
         let mapped = |address: SocketAddr| match (source.is_ipv4(), destination.is_ipv4()) {
             (true, true) | (false, false) => address,
             _ => SocketAddr::new(super::version_2::as_v6(address.ip()).into(), address.port()),
         };
-        let description = pair.server.stack.describe();
+        let description = pair.server.bench.describe();
         prop_assert_eq!(description.source, Some(mapped(source)));
         prop_assert_eq!(description.destination, Some(mapped(destination)));
     }
@@ -387,7 +387,7 @@ proptest! {
         let all = [beginning, bytes].concat();
         let pair = said(&trusting(), &all, || cut);
         let server = &pair.server;
-        prop_assert!(server.stack.is_established() || server.received.is_empty());
+        prop_assert!(server.bench.is_established() || server.received.is_empty());
         prop_assert!(server.error.is_some() != server.finished);
         prop_assert!(all.ends_with(&server.all_received()));
     }
@@ -398,7 +398,7 @@ fn headers_that_tell_nothing_are_sent_too() {
     for header in [ProxyHeader::local(), ProxyHeader::local().checksum(), ProxyHeader::version_1_unknown()] {
         let mut pair = Pair::new(Stack::new(header.filter()), accepting(&trusting()));
         pair.run(|| 1);
-        assert!(pair.server.stack.is_established() && pair.server.error.is_none());
-        assert_eq!(pair.server.stack.describe(), Description::default());
+        assert!(pair.server.bench.is_established() && pair.server.error.is_none());
+        assert_eq!(pair.server.bench.describe(), Description::default());
     }
 }

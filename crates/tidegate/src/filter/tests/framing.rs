@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{Pair, Plain, cycle};
 use crate::filter::framing::{Empty, Framing, Prefix};
-use crate::filter::{FilterFactory as _, FilterFailure, FilterPeer, Side, Stack};
+use crate::filter::{FilterFactory as _, FilterFailure, FilterPeer, Read, Side, Stack};
 use crate::memory::{Buffer, SendLease, SendReserve};
 
 const PREFIXES: [Prefix; 7] = [
@@ -183,7 +183,7 @@ fn a_length_that_is_too_large_is_refused_by_its_last_byte_and_takes_no_memory() 
     pair.client.send(b"\x03\0\0\0ten bytes.");
     pair.run_whole();
     assert!(pair.server.error.is_none());
-    assert!(pair.server.lease.charged() <= 28, "{} bytes are charged for 14", pair.server.lease.charged());
+    assert!(pair.server.bench.charged_bytes() <= 28, "{} bytes are charged for 14", pair.server.bench.charged_bytes());
 }
 
 #[test]
@@ -307,13 +307,13 @@ fn a_message_was_late_at_once_when_reading_went_on_just_before_its_time() {
     pair.client.send(b"ha");
     pair.run_whole();
     pair.pass(Duration::from_secs(9));
-    pair.server.reading_since = Some(pair.now);
+    pair.server.bench.reading_since = Some(pair.now);
     pair.pass(Duration::from_secs(9));
     assert!(pair.server.error.is_none(), "it has its time from when reading goes on");
-    pair.server.reading_since = None;
+    pair.server.bench.reading_since = None;
     pair.pass(Duration::from_secs(60));
     assert!(pair.server.error.is_none(), "nobody reads");
-    pair.server.reading_since = Some(pair.now);
+    pair.server.bench.reading_since = Some(pair.now);
     pair.pass(Duration::from_secs(21));
     assert_eq!(pair.server.error.as_ref().map(|error| error.failure), Some(FilterFailure::MessageTimeout));
 }
@@ -323,11 +323,11 @@ fn nothing_is_charged_for_a_filter_without_a_part_of_a_message() {
     let mut pair = raw_client(&Framing::prefix(Prefix::U16BigEndian, 1000));
     pair.client.send(b"\0\x02hi\0\x04tal");
     pair.run(cycle(&[3]));
-    assert!(pair.server.lease.charged() > 0);
+    assert!(pair.server.bench.charged_bytes() > 0);
     pair.client.send(b"l");
     pair.run_whole();
     assert_eq!(pair.server.received, [&b"hi"[..], b"tall"]);
-    assert_eq!(pair.server.lease.charged(), 0);
+    assert_eq!(pair.server.bench.charged_bytes(), 0);
 }
 
 #[test]
@@ -336,8 +336,8 @@ fn a_buffer_with_one_message_is_handed_up_without_a_copy() {
     let buffer = Buffer::copied(b"\x05hello", &lease).expect("there is memory");
     let address = buffer.as_ptr();
     let mut pair = raw_client(&Framing::prefix(Prefix::U8, 10));
-    pair.server.arrive_in(buffer);
-    let read = pair.server.read_once(pair.now).expect("a message");
+    pair.server.bench.arrive_as(buffer);
+    let Ok(Read::Data(read)) = pair.server.bench.read() else { panic!("a message") };
     assert_eq!(&read[..], b"hello");
     assert_eq!(read.as_ptr(), address.wrapping_add(1));
 }

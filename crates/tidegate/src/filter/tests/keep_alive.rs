@@ -85,8 +85,8 @@ fn asking() -> Stack {
 /// A server that asks, and a client with this stack.
 fn pair(client: Stack) -> Pair {
     let mut pair = Pair::new(client, asking());
-    pair.server.read(pair.now);
-    pair.client.read(pair.now);
+    pair.server.read();
+    pair.client.read();
     pair
 }
 
@@ -163,16 +163,16 @@ fn pings_and_answers_come_between_messages_at_any_split() {
 #[test]
 fn while_we_do_not_read_silence_says_nothing() {
     let mut pair = pair(framed());
-    pair.server.reading_since = None;
+    pair.server.bench.reading_since = None;
     pair.pass(1_000 * SECOND);
     assert!(pair.client.received.is_empty() && pair.server.error.is_none());
-    pair.server.reading_since = Some(pair.now);
+    pair.server.bench.reading_since = Some(pair.now);
     pair.pass(10 * SECOND - MILLISECOND);
     assert!(pair.client.received.is_empty());
     pair.pass(MILLISECOND);
     assert_eq!(pair.client.received, [b"?1"]);
     // Also with a ping on its way.
-    pair.server.reading_since = None;
+    pair.server.bench.reading_since = None;
     pair.pass(1_000 * SECOND);
     assert_eq!(pair.client.received.len(), 1);
     assert!(pair.server.error.is_none());
@@ -187,7 +187,7 @@ fn each_ping_is_answered_once_and_in_turn_with_messages() {
     pair.run(cycle(&[1, 2]));
     // What is behind a ping is read when that is answered: the fixture reads when something comes, or time passes.
     for _ in 0..4 {
-        pair.server.read(pair.now);
+        pair.server.read();
         pair.run_whole();
     }
     assert_eq!(pair.client.received, [b"!7", b"!8", b"!9"]);
@@ -201,9 +201,9 @@ fn a_peer_that_pings_and_does_not_read_is_not_read() {
     (0..50).for_each(|_| pair.client.send(b"?1"));
     pair.client.send(b"hello");
     pair.run_whole();
-    (0..100).for_each(|_| pair.server.read(pair.now));
+    (0..100).for_each(|_| pair.server.read());
     assert!(pair.server.received.is_empty(), "one answer waits, and nothing behind it is taken");
-    assert!(pair.server.stack.deadline().is_none(), "and nobody counts what we don't read as silence");
+    assert!(pair.server.bench.deadline().is_none(), "and nobody counts what we don't read as silence");
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn who_has_finished_does_not_ask_any_more_and_both_ends_come() {
     pair.server.send(b"last");
     pair.server.shutdown();
     pair.run(|| 1);
-    assert!(pair.client.finished && pair.server.stack.deadline().is_none());
+    assert!(pair.client.finished && pair.server.bench.deadline().is_none());
     assert_eq!(pair.client.received, [b"last"]);
     pair.client.send(b"?5");
     pair.client.send(b"mine");

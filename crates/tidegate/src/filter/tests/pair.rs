@@ -1,20 +1,15 @@
 //! Two stacks that face each other, with a wire between them that a test cuts where it wants.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::time::Duration;
 
-use crate::filter::{Budget, Filter, FilterContext, FilterError, Incoming, Outgoing, Read, Stack};
-use crate::memory::{Buffer, Payload, Piece, SendLease, SendReserve};
+use crate::filter::{Filter, FilterBench, FilterContext, FilterError, Read, Stack, read_through};
+use crate::memory::Payload;
 use crate::time::Time;
 
-/// One end: a stack, the messages that it is to send, and what it has received.
+/// One end: filters on a bench, and what they have received.
 pub(crate) struct End {
-    pub stack: Stack,
-    /// Messages to be sent.
-    queue: Queue,
-    /// What has come and was not read.
-    wire: Wire,
+    pub bench: FilterBench,
     /// What was read at the top, one entry for each [`Read::Data`].
     pub received: Vec<Vec<u8>>,
     /// The top has said that the stream is over.
@@ -28,43 +23,12 @@ pub(crate) struct End {
     shutdown_wanted: bool,
     /// At most so many bytes are written at once.
     pub room_bytes: usize,
-    /// Since when it is read from, if it is, as it tells filters when time passes.
-    pub reading_since: Option<Time>,
-    random: u64,
-    pub lease: Rc<SendLease>,
-}
-
-#[derive(Default)]
-struct Queue(VecDeque<Piece>);
-
-impl Outgoing for Queue {
-    fn next(&mut self) -> Option<Piece> {
-        self.0.pop_front()
-    }
-}
-
-#[derive(Default)]
-struct Wire {
-    buffers: VecDeque<Buffer>,
-    finished: bool,
-}
-
-impl Incoming for Wire {
-    fn next(&mut self) -> Option<Buffer> {
-        self.buffers.pop_front()
-    }
-
-    fn is_finished(&self) -> bool {
-        self.finished && self.buffers.is_empty()
-    }
 }
 
 impl End {
     pub(crate) fn new(stack: Stack) -> Self {
         Self {
-            stack,
-            queue: Queue::default(),
-            wire: Wire::default(),
+            bench: FilterBench::of(stack, 64 << 20),
             received: Vec::new(),
             finished: false,
             error: None,
@@ -72,17 +36,12 @@ impl End {
             shut: false,
             shutdown_wanted: false,
             room_bytes: 64 << 10,
-            reading_since: Some(Time::ZERO),
-            random: 1,
-            lease: SendLease::new(SendReserve::new(64 << 20)),
         }
     }
 
     /// Queues a message.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        let payload = Payload::copy_from(bytes);
-        let charge_bytes = payload.charge_bytes();
-        self.queue.0.push_back(Piece { charge_bytes, held_bytes: payload.held_bytes(), payload });
+        self.bench.send(Payload::copy_from(bytes));
     }
 
     /// Finishes after what is queued.
@@ -96,10 +55,9 @@ impl End {
     }
 
     /// Reads all there is at the top.
-    pub(crate) fn read(&mut self, now: Time) {
+    pub(crate) fn read(&mut self) {
         while self.error.is_none() && !self.finished {
-            let mut context = FilterContext::new(now, &mut self.random, &self.lease);
-            match self.stack.read(&mut self.wire, &mut context) {
+            match self.bench.read() {
                 Ok(Read::Data(data)) => self.received.push(data.to_vec()),
                 Ok(Read::Finished) => self.finished = true,
                 Ok(Read::Starved | Read::NoMemory) => return,
@@ -109,75 +67,48 @@ impl End {
     }
 
     /// Writes all there is to be written, and the end.
-    fn write(&mut self, now: Time) {
-        self.write_data(now);
-        while self.shutdown_wanted && !self.shut && self.queue.0.is_empty() && self.error.is_none() {
-            let mut context = FilterContext::new(now, &mut self.random, &self.lease);
-            self.shut = self.stack.finish(&mut context);
+    fn write(&mut self) {
+        self.write_data();
+        while self.shutdown_wanted && !self.shut && !self.bench.has_queued() && self.error.is_none() {
+            self.shut = self.bench.finish();
             // What a filter holds back, it writes when its time has come.
-            if self.shut || !self.write_data(now) {
+            if self.shut || !self.write_data() {
                 break;
             }
         }
     }
 
     /// Writes what filters let through; says whether that was anything.
-    fn write_data(&mut self, now: Time) -> bool {
-        let mut wrote = false;
-        loop {
-            let mut context = FilterContext::new(now, &mut self.random, &self.lease);
-            let mut pieces = VecDeque::new();
-            let budget = Budget::new(usize::MAX);
-            if self.error.is_none()
-                && let Err(error) =
-                    self.stack.write(&mut self.queue, &mut pieces, self.room_bytes, &budget, &mut context)
-            {
-                self.error = Some(error);
+    fn write_data(&mut self) -> bool {
+        let mut written = Vec::new();
+        while self.error.is_none() {
+            let before = written.len();
+            self.error = self.bench.write_within(self.room_bytes, usize::MAX, &mut written).err();
+            if written.len() == before {
+                break;
             }
-            if pieces.is_empty() {
-                return wrote;
-            }
-            wrote = true;
-            self.sent.extend(pieces.iter().flat_map(|piece| piece.payload.as_slice()));
         }
+        self.sent.extend(&written);
+        !written.is_empty()
     }
 
     /// Carries what it has to say to the other end; says whether that was anything.
-    fn carry(&mut self, to: &mut End, now: Time, cut: &mut impl FnMut() -> usize) -> bool {
-        self.write(now);
+    fn carry(&mut self, to: &mut End, cut: &mut impl FnMut() -> usize) -> bool {
+        self.write();
         let mut moved = false;
         while !self.sent.is_empty() {
             moved = true;
             let count = cut().clamp(1, self.sent.len());
             let bytes: Vec<u8> = self.sent.drain(..count).collect();
-            to.arrive(&bytes);
-            to.read(now);
+            to.bench.arrive(&bytes);
+            to.read();
         }
-        if self.shut && !to.wire.finished {
+        if self.shut && !to.bench.has_ended() {
             moved = true;
-            to.wire.finished = true;
-            to.read(now);
+            to.bench.end();
+            to.read();
         }
         moved
-    }
-
-    /// Lets a buffer come as it is.
-    pub(crate) fn arrive_in(&mut self, buffer: Buffer) {
-        self.wire.buffers.push_back(buffer);
-    }
-
-    /// Reads once at the top; what came of it, if that was data.
-    pub(crate) fn read_once(&mut self, now: Time) -> Option<Buffer> {
-        let mut context = FilterContext::new(now, &mut self.random, &self.lease);
-        match self.stack.read(&mut self.wire, &mut context) {
-            Ok(Read::Data(data)) => Some(data),
-            _ => None,
-        }
-    }
-
-    fn arrive(&mut self, bytes: &[u8]) {
-        let buffer = Buffer::copied(bytes, &self.lease).expect("a test has memory");
-        self.wire.buffers.push_back(buffer);
     }
 }
 
@@ -195,10 +126,11 @@ impl Pair {
 
     /// Carries bytes to and fro, in pieces whose sizes `cut` chooses, until nothing moves any more.
     pub(crate) fn run(&mut self, mut cut: impl FnMut() -> usize) {
-        let Self { client, server, now } = self;
+        self.tell_time();
+        let Self { client, server, .. } = self;
         loop {
-            let there = client.carry(server, *now, &mut cut);
-            let back = server.carry(client, *now, &mut cut);
+            let there = client.carry(server, &mut cut);
+            let back = server.carry(client, &mut cut);
             if !there && !back {
                 return;
             }
@@ -214,19 +146,16 @@ impl Pair {
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
-            let next = [&self.client, &self.server].iter().filter_map(|side| side.stack.deadline()).min();
+            let next = [&self.client, &self.server].iter().filter_map(|side| side.bench.deadline()).min();
             let Some(next) = next.filter(|&next| next <= end) else { break };
             self.now = next.max(self.now);
             for side in [&mut self.client, &mut self.server] {
-                let mut context = FilterContext::new(self.now, &mut side.random, &side.lease);
-                context.reading_since = side.reading_since;
-                if side.error.is_none()
-                    && let Err(error) = side.stack.time_passed(&mut context)
-                {
-                    side.error = Some(error);
+                side.bench.now = self.now;
+                if side.error.is_none() {
+                    side.error = side.bench.pass(Duration::ZERO).err();
                 }
-                if side.reading_since.is_some() {
-                    side.read(self.now);
+                if side.bench.reading_since.is_some() {
+                    side.read();
                 }
             }
             self.run_whole();
@@ -235,6 +164,11 @@ impl Pair {
             }
         }
         self.now = end;
+        self.tell_time();
+    }
+
+    fn tell_time(&mut self) {
+        (self.client.bench.now, self.server.bench.now) = (self.now, self.now);
     }
 }
 
@@ -261,12 +195,6 @@ impl Filter for Plain {
         below: &mut crate::filter::Below<'_>,
         context: &mut FilterContext<'_>,
     ) -> Result<Read, FilterError> {
-        use crate::filter::Fill;
-        Ok(match below.fill(context)? {
-            Fill::Data => below.take().map_or(Read::Starved, Read::Data),
-            Fill::Starved => Read::Starved,
-            Fill::NoMemory => Read::NoMemory,
-            Fill::Finished => Read::Finished,
-        })
+        read_through(below, context)
     }
 }

@@ -26,7 +26,7 @@ fn pass_until(pair: &mut Pair, done: impl Fn(&Pair) -> bool) -> Duration {
     let began = pair.now;
     pair.run_whole();
     while !done(pair) {
-        let next = [&pair.client, &pair.server].iter().filter_map(|end| end.stack.deadline()).min();
+        let next = [&pair.client, &pair.server].iter().filter_map(|end| end.bench.deadline()).min();
         let next = next.expect("something is held back, so something has a deadline");
         pair.pass(next.saturating_since(pair.now));
         pair.run_whole();
@@ -124,23 +124,17 @@ fn what_is_held_back_is_looked_at_when_its_turn_comes_and_not_before() {
     assert!(took >= milliseconds(18_990), "{took:?}");
     // Each message: a look at the time, its read, the next one's in vain, and the fixture's to write, twice.
     assert!(calls.get() <= 95 * 6, "{} calls for 95 messages", calls.get());
-    assert!(pair.server.stack.deadline().is_none(), "nothing is held back any more");
+    assert!(pair.server.bench.deadline().is_none(), "nothing is held back any more");
 }
 
 #[test]
 fn a_deadline_that_was_told_is_not_told_again() {
-    let mut filter = limited(&RateLimit::per_connection(1).burst(1));
-    let mut pair = Pair::new(plain(), plain());
-    pair.server.stack = Stack::new(limited(&RateLimit::per_connection(1).burst(1)));
+    let mut pair = Pair::new(plain(), Stack::new(limited(&RateLimit::per_connection(1).burst(1))));
     pair.client.send(b"ab");
     pair.run_whole();
-    let deadline = pair.server.stack.deadline().expect("one byte is held back");
-    let (mut random, lease) = (1, Rc::clone(&pair.server.lease));
-    let mut context = FilterContext::new(deadline, &mut random, &lease);
-    pair.server.stack.time_passed(&mut context).expect("it doesn't fail");
-    assert_eq!(pair.server.stack.deadline(), None, "even if nobody reads now");
-    filter.time_passed(&mut context).expect("it doesn't fail");
-    assert_eq!(filter.deadline(), None);
+    let deadline = pair.server.bench.deadline().expect("one byte is held back");
+    pair.server.bench.pass(deadline.saturating_since(pair.now)).expect("it doesn't fail");
+    assert_eq!(pair.server.bench.deadline(), None, "even if nobody reads now");
 }
 
 /// Four that take as much as they get for 10 s, with clocks that began so far apart; how many bytes each got.
@@ -168,6 +162,66 @@ fn a_shared_limit_is_that_of_all_together_and_everybody_gets_a_part_whenever_the
         // Whoever comes later with a clock that is ahead, of which the others had no word, finds a burst, and all have the turns that they had.
         assert!((9_800..=10_700).contains(&sum), "{received:?}");
         assert!(received.iter().all(|&bytes| bytes >= 2_300), "{received:?}");
+    }
+}
+
+#[test]
+fn the_turns_of_those_who_leave_while_they_wait_are_those_of_whoever_comes_next() {
+    let limit = RateLimit::shared(1000).burst(100);
+    let mut crowd: Vec<Gate> = (0..500).map(|_| limit.gate(true, |shared| &shared.sending).expect("limited")).collect();
+    let open = |gate: &mut Gate| {
+        let count = gate.open(100, Time::ZERO);
+        gate.passed(count);
+        (count, gate.deadline.unwrap_or(Time::ZERO).as_nanos() / 1_000_000)
+    };
+    for (place, gate) in (0..).zip(&mut crowd) {
+        assert_eq!(open(gate), (if place == 0 { 100 } else { 0 }, 100 * place));
+    }
+    let mut next = limit.gate(true, |shared| &shared.sending).expect("limited");
+    let mut after = limit.gate(true, |shared| &shared.sending).expect("limited");
+    // From the middle of the line, then all others.
+    drop(crowd.remove(250));
+    assert_eq!(open(&mut next), (0, 25_000), "the turn of the one who has left");
+    drop(crowd);
+    assert_eq!(open(&mut after), (0, 100), "the first of their turns");
+}
+
+#[test]
+fn no_more_passes_than_the_rate_allows_however_many_leave_while_they_wait() {
+    let limit = RateLimit::shared(1000).burst(100);
+    let (mut now, mut passed, mut waiting) = (Time::ZERO, 0, Vec::new());
+    for round in 0..4_000_u64 {
+        now = now + milliseconds(10);
+        waiting.push(limit.gate(true, |shared| &shared.sending).expect("limited"));
+        for gate in &mut waiting {
+            let count = gate.open(50, now);
+            gate.passed(count);
+            passed += count;
+        }
+        if round % 3 > 0 && waiting.len() > 5 {
+            waiting.remove((round * 7) as usize % waiting.len());
+        }
+    }
+    let allowed = 100 + now.as_nanos() as usize / 1_000_000;
+    assert!((allowed * 9 / 10..=allowed + 1).contains(&passed), "{passed} bytes, and {allowed} are allowed");
+}
+
+#[test]
+fn what_goes_ahead_of_its_turn_is_paid_for_by_what_comes_after_it() {
+    for limit in [RateLimit::per_connection(1000).burst(100), RateLimit::shared(1000).burst(100)] {
+        let mut gate = limit.gate(true, |shared| &shared.receiving).expect("limited");
+        let now = Time::from_nanos(1_000_000_000);
+        assert_eq!(gate.open(600, now), 100);
+        gate.passed(100);
+        assert_eq!((gate.open(500, now), gate.is_overdrawn(now)), (0, false));
+        gate.overdraw(500, now);
+        // 500 bytes take half a second.
+        let paid = now + milliseconds(500);
+        assert_eq!(gate.deadline, Some(paid));
+        assert!(gate.is_overdrawn(now) && !gate.is_overdrawn(paid));
+        assert_eq!(gate.open(100, now), 0);
+        assert_eq!(gate.deadline, Some(now + milliseconds(600)));
+        assert_eq!(gate.open(100, now + milliseconds(600)), 100);
     }
 }
 
@@ -235,7 +289,7 @@ proptest! {
         pair.run(cycle(&cuts));
         let mut passed = vec![(pair.now.as_nanos(), pair.server.all_received().len())];
         for _ in 0..300 {
-            let next = [&pair.client, &pair.server].iter().filter_map(|end| end.stack.deadline()).min();
+            let next = [&pair.client, &pair.server].iter().filter_map(|end| end.bench.deadline()).min();
             let Some(next) = next else { break };
             pair.pass(next.saturating_since(pair.now));
             pair.run_whole();

@@ -10,7 +10,7 @@ fn waiting(limits: ReadTimeout) -> Pair {
     let peer = FilterPeer { address: ([10, 0, 0, 1], 1).into(), side: Side::Accepted };
     let server = Stack::new(limits.make(&peer).expect("it is always made"));
     let mut pair = Pair::new(Stack::new(Box::new(Plain)), server);
-    pair.server.read(pair.now);
+    pair.server.read();
     pair
 }
 
@@ -49,10 +49,10 @@ fn the_first_byte_must_come_in_its_time_and_each_other_one_after_the_one_before(
 #[test]
 fn without_limits_nothing_is_waited_for() {
     let pair = waiting(ReadTimeout::new());
-    assert!(pair.server.stack.deadline().is_none());
+    assert!(pair.server.bench.deadline().is_none());
     let mut pair = waiting(ReadTimeout::new().first_byte(SECOND));
     say(&mut pair, 1);
-    assert!(pair.server.stack.deadline().is_none(), "the first byte was there");
+    assert!(pair.server.bench.deadline().is_none(), "the first byte was there");
 }
 
 #[test]
@@ -86,10 +86,10 @@ fn a_byte_now_and_then_does_not_keep_up_a_rate() {
 fn only_the_time_counts_in_which_we_wait() {
     let limits = ReadTimeout::new().first_byte(2 * SECOND).idle(2 * SECOND).min_rate(10, 3 * SECOND, Duration::ZERO);
     let mut pair = waiting(limits);
-    pair.server.reading_since = None;
+    pair.server.bench.reading_since = None;
     pair.pass(100 * SECOND);
     assert!(pair.server.error.is_none(), "the handler has paused reading");
-    pair.server.reading_since = Some(pair.now);
+    pair.server.bench.reading_since = Some(pair.now);
     pair.pass(2 * SECOND - MILLISECOND);
     assert!(pair.server.error.is_none(), "and time began anew when it went on");
     pair.pass(MILLISECOND);
@@ -98,7 +98,7 @@ fn only_the_time_counts_in_which_we_wait() {
     // Paused and resumed between two looks.
     let mut pair = waiting(limits);
     pair.pass(SECOND);
-    pair.server.reading_since = Some(pair.now);
+    pair.server.bench.reading_since = Some(pair.now);
     pair.pass(2 * SECOND - MILLISECOND);
     assert!(pair.server.error.is_none());
     pair.pass(MILLISECOND);
@@ -108,9 +108,9 @@ fn only_the_time_counts_in_which_we_wait() {
 #[test]
 fn looks_are_few_while_nothing_counts() {
     let mut pair = waiting(ReadTimeout::new().idle(2 * SECOND).first_byte(2 * SECOND));
-    pair.server.reading_since = None;
+    pair.server.bench.reading_since = None;
     for _ in 0..10 {
-        let deadline = pair.server.stack.deadline().expect("it looks again");
+        let deadline = pair.server.bench.deadline().expect("it looks again");
         assert!(deadline >= pair.now + SECOND);
         pair.pass(deadline.saturating_since(pair.now));
     }
@@ -123,7 +123,7 @@ fn after_the_end_of_the_peer_nobody_waits_for_it() {
     say(&mut pair, 1);
     pair.client.shutdown();
     pair.run_whole();
-    assert!(pair.server.finished && pair.server.stack.deadline().is_none());
+    assert!(pair.server.finished && pair.server.bench.deadline().is_none());
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Simulation {
         Self::with(World::new(seed, Faults::none()))
     }
 
-    /// A hostile world: short receives and sends, late and reordered completions, resets, stalls, an arena that is empty for a
+    /// A hostile world: short receives and sends, late and reordered completions, resets, connections that the system gives up, stalls, an arena that is empty for a
     /// while, a system without memory for sockets, accepts and connects that fail, cancels that lose their race, deferred submissions, late closes, clocks that jump; good
     /// and bad connections.
     pub fn hostile(seed: u64) -> Self {

@@ -52,7 +52,7 @@ fn each_fault_strikes_and_bytes_still_come_back() {
     for fault in Fault::ALL {
         let world = World::new(9, Faults::none().with(fault, 200_000));
         let outcome = run(&world, &config(), 20, 60_000);
-        let is_harmful = matches!(fault, Fault::Reset | Fault::AcceptAborted | Fault::ConnectFailed);
+        let is_harmful = matches!(fault, Fault::Reset | Fault::TimedOut | Fault::AcceptAborted | Fault::ConnectFailed);
         assert!(is_harmful || outcome.succeeded == 20, "{fault:?}: {outcome:?}");
         assert!(outcome.succeeded > 0, "{fault:?}: {outcome:?}");
         assert!(world.struck(fault) > 0, "{fault:?} never strikes");

@@ -5,37 +5,38 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{End, Ends, VERSIONS, client, filter, server};
+use crate::filter::framing::{Framing, Prefix};
 use crate::filter::tests::{Pair, cycle};
 use crate::filter::tls::{TlsClient, TlsServer, TlsVersion};
-use crate::filter::{FilterFailure, Side, Stack};
+use crate::filter::{FilterFactory, FilterFailure, Side, Stack};
 use crate::random::split_mix;
 
 fn pair(client: &TlsClient, server: &TlsServer) -> Pair {
     Pair::new(Stack::new(filter(client, Side::Connected)), Stack::new(filter(server, Side::Accepted)))
 }
 
-/// Message number so: its length, then bytes that tell it from others.
+/// Message number so: bytes that tell it from others, and that no delimiter here is among.
 fn message(number: u32, length: usize) -> Vec<u8> {
-    let mut message = (length as u32).to_be_bytes().to_vec();
-    message.extend((0..length).map(|at| (number as usize * 31 + at) as u8));
-    message
+    (0..length).map(|at| (number as usize * 31 + at) as u8).collect()
 }
 
-/// Cuts a stream into messages again; every byte must belong to one.
-fn messages(mut stream: &[u8]) -> Vec<&[u8]> {
-    let mut messages = Vec::new();
-    while !stream.is_empty() {
-        let (length, rest) = stream.split_first_chunk::<4>().expect("a whole length");
-        let (message, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
-        messages.push(message);
-        stream = rest;
-    }
-    messages
+/// A stack of TLS, and framing on it.
+fn framed(factory: &dyn FilterFactory, side: Side, framing: &Framing) -> Stack {
+    let mut stack = Stack::new(filter(factory, side));
+    stack.add(filter(framing, side));
+    stack
 }
 
-/// Sends so many messages each way, with these cuts, and checks each of them.
-fn stream(version: TlsVersion, count: u32, lengths: impl Fn(u32) -> usize, mut cut: impl FnMut() -> usize) {
-    let mut pair = pair(&client().versions([version]).build().unwrap(), &server().build().unwrap());
+/// Sends so many messages each way through TLS and framing, with these cuts, and checks each of them.
+fn stream(
+    version: TlsVersion,
+    framing: &Framing,
+    count: u32,
+    lengths: impl Fn(u32) -> usize,
+    mut cut: impl FnMut() -> usize,
+) {
+    let (client, server) = (client().versions([version]).build().unwrap(), server().build().unwrap());
+    let mut pair = Pair::new(framed(&client, Side::Connected, framing), framed(&server, Side::Accepted, framing));
     let (mut number, mut checked) = (0, 0);
     while number < count {
         // Some at a time, so that reading and writing take turns.
@@ -51,11 +52,10 @@ fn stream(version: TlsVersion, count: u32, lengths: impl Fn(u32) -> usize, mut c
         pair.run(&mut cut);
         for end in [&mut pair.client, &mut pair.server] {
             assert!(end.error.is_none(), "{:?}", end.error);
-            let received = std::mem::take(&mut end.received).concat();
-            let got = messages(&received);
-            assert_eq!(got.len() as u32, number - checked);
-            for (got, number) in got.into_iter().zip(checked..) {
-                assert_eq!(got, &message(number, lengths(number))[4..], "message {number}");
+            let received = std::mem::take(&mut end.received);
+            assert_eq!(received.len() as u32, number - checked, "{framing:?}");
+            for (got, number) in received.into_iter().zip(checked..) {
+                assert_eq!(got, message(number, lengths(number)), "message {number}");
             }
         }
         checked = number;
@@ -64,20 +64,32 @@ fn stream(version: TlsVersion, count: u32, lengths: impl Fn(u32) -> usize, mut c
 }
 
 #[test]
-fn of_100_000_messages_by_single_bytes_none_is_lost_or_torn() {
+fn of_100_000_messages_through_tls_and_framing_by_single_bytes_none_is_lost_reordered_or_torn() {
+    let framing = Framing::prefix(Prefix::U8, 20);
     for version in VERSIONS {
-        stream(version, 50_000, |number| number as usize % 11, || 1);
+        stream(version, &framing, 50_000, |number| 1 + number as usize % 10, || 1);
     }
 }
 
 #[test]
-fn of_100_000_messages_in_pieces_of_any_size_none_is_lost_or_torn() {
-    for version in VERSIONS {
+fn of_100_000_messages_through_tls_and_each_framing_in_pieces_of_any_size_none_is_lost_reordered_or_torn() {
+    let framings = [
+        Framing::prefix(Prefix::U16LittleEndian, 200),
+        Framing::prefix(Prefix::U32BigEndian, 200).prefix_counts_itself(),
+        Framing::prefix(Prefix::U64LittleEndian, 200),
+        Framing::delimiter("\r\n", 200),
+        Framing::fixed(100),
+    ];
+    for (version, framing) in
+        VERSIONS.into_iter().flat_map(|version| framings.iter().map(move |framing| (version, framing)))
+    {
+        let is_fixed = framing.reserve().write_bytes == 0;
         let mut random = 7;
         stream(
             version,
-            50_000,
-            |number| number as usize * 7 % 200,
+            framing,
+            10_000,
+            |number| if is_fixed { 100 } else { 1 + number as usize * 7 % 200 },
             move || {
                 // Small ones and large ones.
                 let bits = split_mix(&mut random);
@@ -88,11 +100,13 @@ fn of_100_000_messages_in_pieces_of_any_size_none_is_lost_or_torn() {
 }
 
 #[test]
-fn of_10_000_large_messages_cut_beside_the_ends_of_records_none_is_lost_or_torn() {
+fn of_10_000_large_messages_cut_beside_the_ends_of_records_none_is_lost_reordered_or_torn() {
+    let framing = Framing::prefix(Prefix::U32BigEndian, 4_200);
     for (version, overhead) in [(TlsVersion::V1_3, 22), (TlsVersion::V1_2, 29)] {
         // Messages of 4,200 bytes go out alone, as long as there is room: their records have one size.
         let record = 4_204 + overhead;
-        stream(version, 2_500, |_| 4_200, cycle(&[record - 1, 2, record - 1, record, 5, record - 5, 4, record - 4]));
+        let cuts = [record - 1, 2, record - 1, record, 5, record - 5, 4, record - 4];
+        stream(version, &framing, 2_500, |_| 4_200, cycle(&cuts));
     }
 }
 
