@@ -256,7 +256,7 @@ fn one_that_is_cancelled_while_its_host_is_looked_up_ends_at_once() {
 /// What a hostile run has come to: its hash, and how many were connected.
 fn hostile(seed: u64) -> (u64, u64) {
     const ASKED: u64 = 40;
-    let mut simulation = Simulation::hostile(seed);
+    let simulation = Simulation::hostile(seed);
     let look_ups_outstanding = 1 + simulation.random_below(40) as u32;
     let look_up_threads = 1 + simulation.random_below(4) as u32;
     let max_connections = 10 + simulation.random_below(100) as u32;
