@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (done, is_done) = sync_channel(1);
     let failed = done.clone();
     let client = Client::tcp().on_failed(move |failure| {
-        eprintln!("no connection to {}: {}", failure.address, failure.error);
+        eprintln!("no connection to {}: {}", failure.destination, failure.error);
         let _ = failed.try_send(());
     });
 

@@ -102,7 +102,7 @@ impl Board {
             ConnectError::Draining => state.counts.attempted -= 1,
             ref error => {
                 state.counts.unconnected += 1;
-                state.first_failure.get_or_insert_with(|| format!("connecting to {}: {error}", failed.address));
+                state.first_failure.get_or_insert_with(|| format!("connecting to {}: {error}", failed.destination));
             }
         }
         self.changed.notify_all();

@@ -3,9 +3,10 @@
 //! A request waits in the queue of one I/O thread. The thread takes it, takes a place among the server's connections for
 //! it, and begins to connect. Until the outcome the socket is known only here: a slot, a machine and a handler are
 //! made for a connection that is established, not before. Every request that was taken into a queue has one outcome,
-//! a handler or a [`ConnectFailed`].
+//! a handler or a [`ConnectFailed`]. What names a host is looked up first, see `looking_up`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +16,8 @@ use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 
 use super::handlers::{Arrival, NO_DESCRIPTION, Timer};
+use super::look_up::Resolver;
+use super::looking_up::{LookingUp, Route};
 use super::maintaining::{Attempts, Ended, Keeping};
 use super::shared::Phase;
 use super::timers::TimerKey;
@@ -31,8 +34,8 @@ const CONNECTS_PER_TURN: usize = 256;
 /// Where to connect to, from where, and what to say first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// The address to connect to.
-    pub address: SocketAddr,
+    /// Where to connect to.
+    pub destination: Destination,
     /// The address to connect from; by default the system chooses. The port is always the system's to choose. A source
     /// address has some 28,000 ports for each target (`net.ipv4.ip_local_port_range`): more connections to one target
     /// need more sources.
@@ -49,7 +52,30 @@ pub struct Target {
 impl Target {
     /// A connection to `address`.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, source: None, tag: 0, io_thread: None, first_data: Bytes::new() }
+        Self::to(Destination::Address(address))
+    }
+
+    /// A connection to `port` of the host with this name, which is looked up when the connection is made: by the system
+    /// (`getaddrinfo`), or by [`Client::resolver`](crate::Client::resolver), on a thread that does nothing else. A name that is an address is one.
+    ///
+    /// Its addresses, at most the first eight, are tried one after the other until one is connected, each for an equal share of the
+    /// time that is left: the [time](crate::Client::connect_timeout) is for all of it, from the look-up on. They are not tried side by side.
+    ///
+    /// ```
+    /// # use tidegate::Target;
+    /// let target = Target::host("db.example.org", 5432).tag(1);
+    /// assert_eq!(target.destination.to_string(), "db.example.org:5432");
+    /// ```
+    pub fn host(name: impl Into<std::sync::Arc<str>>, port: u16) -> Self {
+        let name = name.into();
+        Self::to(match name.parse::<IpAddr>() {
+            Ok(address) => Destination::Address(SocketAddr::new(address, port)),
+            Err(_) => Destination::Host { name, port },
+        })
+    }
+
+    pub(super) fn to(destination: Destination) -> Self {
+        Self { destination, source: None, tag: 0, io_thread: None, first_data: Bytes::new() }
     }
 
     /// From this address of the machine, with a port that the system chooses.
@@ -85,6 +111,30 @@ impl Target {
     }
 }
 
+/// Where an outgoing connection goes to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Destination {
+    /// An address and a port.
+    Address(SocketAddr),
+    /// A port of a host whose addresses are looked up.
+    Host {
+        /// The name, at most 253 bytes.
+        name: std::sync::Arc<str>,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(formatter),
+            Self::Host { name, port } => write!(formatter, "{name}:{port}"),
+        }
+    }
+}
+
 /// An established outgoing connection, for whoever makes its handler.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -97,10 +147,16 @@ pub struct Connected {
     pub io_thread: usize,
     /// The tag of its [`Target`].
     pub tag: u64,
+    pub(super) destination: Destination,
     pub(super) description: Option<std::sync::Arc<Description>>,
 }
 
 impl Connected {
+    /// Where it was to go to: the name of the host, if it was asked for by that.
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
     /// What the filters of the connection have learned about it: nothing if it has none.
     pub fn description(&self) -> &Description {
         self.description.as_deref().unwrap_or(&NO_DESCRIPTION)
@@ -111,8 +167,8 @@ impl Connected {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectFailed {
-    /// The address that was to be connected to.
-    pub address: SocketAddr,
+    /// Where it was to go to.
+    pub destination: Destination,
     /// The tag of its [`Target`].
     pub tag: u64,
     /// Which I/O thread has tried, from 0.
@@ -128,6 +184,25 @@ pub enum ConnectError {
     /// There was no answer in time: the limit is [`Client::connect_timeout`](crate::Client::connect_timeout).
     #[error("no answer within {0:?} (Client::connect_timeout)")]
     TimedOut(Duration),
+    /// The name has no addresses: none is known, or the look-up says that there is no such name.
+    #[error("the name has no address: nobody knows such a host")]
+    NameNotFound,
+    /// The look-up of the name has failed in another way.
+    #[error("can't look the name up: {}", describe(*kind, *os_error))]
+    LookUpFailed {
+        /// What it was. The system's look-up has no kind of its own for names that don't exist and says `Uncategorized`.
+        kind: io::ErrorKind,
+        /// The system's number for it, if it has one.
+        os_error: Option<i32>,
+    },
+    /// As many names are being looked up as may be, those included whose look-up nobody waits for any more.
+    #[error(
+        "{limit} names are being looked up, as many as may be (Limits::look_ups_outstanding): connect again later, or raise the limit"
+    )]
+    TooManyLookUps {
+        /// [`Limits::look_ups_outstanding`](crate::Limits::look_ups_outstanding).
+        limit: u32,
+    },
     /// The other side refused.
     #[error("connection refused: nobody listens at that address and port")]
     Refused,
@@ -181,6 +256,18 @@ impl ConnectError {
             kind => Self::Failed { kind, os_error: error.raw_os_error() },
         }
     }
+
+    pub(super) fn from_look_up(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NameNotFound,
+            kind => Self::LookUpFailed { kind, os_error: error.raw_os_error() },
+        }
+    }
+
+    /// Whether another address of the same host may do better.
+    fn is_of_the_address(self) -> bool {
+        matches!(self, Self::Refused | Self::Failed { .. } | Self::TimedOut(_))
+    }
 }
 
 fn describe(kind: io::ErrorKind, os_error: Option<i32>) -> String {
@@ -209,6 +296,8 @@ pub(crate) struct ConnectRequest {
     pub client: usize,
     /// If it is to be made again whenever it has ended: how that goes so far.
     pub maintained: Option<Box<Attempts>>,
+    /// Where its name has led, once it was looked up.
+    pub route: Option<Box<Route>>,
 }
 
 /// Requests on their way to one I/O thread. Bounded: a full one refuses. Closed when the server drains, so that no request is
@@ -289,6 +378,8 @@ pub(crate) struct Outgoing {
     pub connect_timeout: Duration,
     /// Who is told when it fails.
     pub on_failed: Option<OnFailed>,
+    /// Who finds the addresses of names, if not the system.
+    pub resolver: Option<Resolver>,
 }
 
 /// The sockets of one I/O thread that are connecting, by index. At most as many as the server may have connections.
@@ -297,6 +388,10 @@ pub(super) struct Connecting {
     /// The number of the first kind's handler table: they come behind those of the listeners.
     first_table: usize,
     sockets: BTreeMap<u32, Attempt>,
+    /// The requests whose names are being looked up.
+    pub(super) looking_up: LookingUp,
+    /// Requests that go on with their next address, or are made again, as soon as the engine has places.
+    again: VecDeque<ConnectRequest>,
     /// The connections that are maintained.
     pub(super) keeping: Keeping,
 }
@@ -310,6 +405,7 @@ pub(crate) const REQUEST_BYTES: usize = size_of::<ConnectRequest>() + size_of::<
 /// A socket that is connecting.
 struct Attempt {
     generation: u32,
+    address: SocketAddr,
     request: ConnectRequest,
     timer: Option<TimerKey>,
     /// Why it will not be a connection, once that is settled: then it is being closed.
@@ -318,12 +414,24 @@ struct Attempt {
 
 impl Connecting {
     pub(super) fn new(kinds: Vec<Outgoing>, first_table: usize) -> Self {
-        Self { kinds, first_table, sockets: BTreeMap::new(), keeping: Keeping::default() }
+        Self {
+            kinds,
+            first_table,
+            sockets: BTreeMap::new(),
+            looking_up: LookingUp::default(),
+            again: VecDeque::new(),
+            keeping: Keeping::default(),
+        }
     }
 
     /// How many sockets are connecting.
     pub(super) fn len(&self) -> usize {
         self.sockets.len()
+    }
+
+    /// The kind of connections that this is about.
+    pub(super) fn kind(&self, request: &ConnectRequest) -> &Outgoing {
+        &self.kinds[request.client]
     }
 
     fn get_mut(&mut self, socket: SocketId) -> Option<&mut Attempt> {
@@ -335,8 +443,11 @@ impl<E: Engine> IoThread<E> {
     /// Takes requests for connections. Called directly after a poll, when the engine has a place for whatever the server has a
     /// place for.
     pub(super) fn take_connects(&mut self) {
-        if !self.connecting.kinds.is_empty() && !self.context.shared.connects.is_empty() {
-            self.take_some_connects();
+        if !self.connecting.kinds.is_empty() {
+            let shared = &self.context.shared;
+            if !shared.connects.is_empty() || !shared.answers.is_empty() || !self.connecting.again.is_empty() {
+                self.take_some_connects();
+            }
         }
     }
 
@@ -344,6 +455,13 @@ impl<E: Engine> IoThread<E> {
     #[inline(never)]
     fn take_some_connects(&mut self) {
         let shared = Arc::clone(&self.context.shared);
+        while let Some(answer) = shared.answers.pop() {
+            self.name_looked_up(answer);
+        }
+        for _ in 0..self.connecting.again.len() {
+            let Some(request) = self.connecting.again.pop_front() else { break };
+            self.try_connect(request);
+        }
         for _ in 0..CONNECTS_PER_TURN {
             let Some(request) = shared.connects.pop() else { return };
             self.try_connect(request);
@@ -351,40 +469,64 @@ impl<E: Engine> IoThread<E> {
         self.more_to_do = true;
     }
 
-    /// Begins to connect, or says that it failed.
-    pub(super) fn try_connect(&mut self, request: ConnectRequest) {
-        match self.begin_connect(&request) {
+    /// Makes a request again, or goes on with it, when the engine has places.
+    pub(super) fn try_connect_soon(&mut self, request: ConnectRequest) {
+        self.connecting.again.push_back(request);
+        self.more_to_do = true;
+    }
+
+    /// Begins to connect, or to look up where to, or says that it failed.
+    pub(super) fn try_connect(&mut self, mut request: ConnectRequest) {
+        let now = self.context.now;
+        let (address, time) = match (&mut request.route, &request.target.destination) {
+            (Some(route), _) => match route.next(now) {
+                Some(next) => next,
+                None => return self.connect_failed(request, ConnectError::NameNotFound),
+            },
+            (None, Destination::Address(address)) => (*address, self.connecting.kinds[request.client].connect_timeout),
+            (None, Destination::Host { .. }) => return self.look_up(request),
+        };
+        match self.begin_connect(&request, address) {
             Ok(socket) => {
-                let deadline = self.context.now + self.connecting.kinds[request.client].connect_timeout;
-                let timer = Some(self.context.wheel.insert(deadline, Timer::Connect(socket.index)));
-                let attempt = Attempt { generation: socket.generation, request, timer, failure: None };
+                let timer = Some(self.context.wheel.insert(now + time, Timer::Connect(socket.index)));
+                let attempt = Attempt { generation: socket.generation, address, request, timer, failure: None };
                 self.connecting.sockets.insert(socket.index, attempt);
             }
             Err(error) => self.connect_failed(request, error),
         }
     }
 
-    fn begin_connect(&mut self, request: &ConnectRequest) -> Result<SocketId, ConnectError> {
+    /// Whether anything is still to be begun for this request.
+    pub(super) fn may_begin(&self, request: &ConnectRequest) -> Result<(), ConnectError> {
         if request.maintained.as_ref().is_some_and(|attempts| attempts.is_cancelled()) {
             return Err(ConnectError::Cancelled);
         }
         if self.phase != Phase::Running {
             return Err(ConnectError::Draining);
         }
+        Ok(())
+    }
+
+    fn begin_connect(&mut self, request: &ConnectRequest, address: SocketAddr) -> Result<SocketId, ConnectError> {
+        self.may_begin(request)?;
         let table = self.connecting.first_table + request.client;
         if let Some(limiter) = &self.limiters[table]
             && !limiter.take()
         {
             return Err(ConnectError::LimiterFull { limit: limiter.most() });
         }
-        let begun = self.begin_counted_connect(request);
+        let begun = self.begin_counted_connect(request, address);
         if begun.is_err() {
             give_back(&self.limiters[table]);
         }
         begun
     }
 
-    fn begin_counted_connect(&mut self, request: &ConnectRequest) -> Result<SocketId, ConnectError> {
+    fn begin_counted_connect(
+        &mut self,
+        request: &ConnectRequest,
+        address: SocketAddr,
+    ) -> Result<SocketId, ConnectError> {
         let limit = self.connections_max;
         let at_limit = |connections: u32| ConnectError::LimitReached {
             connections,
@@ -398,9 +540,9 @@ impl<E: Engine> IoThread<E> {
             let draining = self.shared.phase() != Phase::Running;
             return Err(if draining { ConnectError::Draining } else { at_limit(self.shared.connections()) });
         }
-        let Some(socket) = self.engine.connect(request.target.address, request.target.source) else {
+        let Some(socket) = self.engine.connect(address, request.target.source) else {
             // Can't be: every thread has room for all.
-            tracing::error!(address = %request.target.address, "no place for a connect that was counted");
+            tracing::error!(%address, "no place for a connect that was counted");
             self.shared.outgoing_released(self.context.thread);
             return Err(at_limit(self.shared.connections()));
         };
@@ -421,7 +563,8 @@ impl<E: Engine> IoThread<E> {
         }
         match result {
             Ok(local) => {
-                let Some(Attempt { request, timer, .. }) = self.connecting.sockets.remove(&socket.index) else {
+                let Some(Attempt { address, request, timer, .. }) = self.connecting.sockets.remove(&socket.index)
+                else {
                     return;
                 };
                 if let Some(timer) = timer {
@@ -429,15 +572,16 @@ impl<E: Engine> IoThread<E> {
                 }
                 self.tally.connected += 1;
                 let connected = Connected {
-                    peer: request.target.address,
+                    peer: address,
                     local,
                     io_thread: self.context.thread,
                     tag: request.target.tag,
+                    destination: request.target.destination.clone(),
                     description: None,
                 };
                 let table = self.connecting.first_table + request.client;
                 let first_data = request.target.first_data.clone();
-                self.keep(socket, request);
+                self.keep(socket, address, request);
                 self.establish(socket, table, &Arrival::Connected(&connected), first_data);
             }
             Err(error) => self.give_up(socket, ConnectError::from_error(&error)),
@@ -469,6 +613,10 @@ impl<E: Engine> IoThread<E> {
         for socket in all {
             self.give_up(socket, ConnectError::Draining);
         }
+        self.give_up_look_ups(ConnectError::Draining, |_| true);
+        for request in std::mem::take(&mut self.connecting.again) {
+            self.connect_failed(request, ConnectError::Draining);
+        }
     }
 
     /// Gives up connects that were cancelled.
@@ -484,6 +632,10 @@ impl<E: Engine> IoThread<E> {
         for socket in all {
             self.give_up(socket, ConnectError::Cancelled);
         }
+        // Those that are to be made again find out when they are.
+        self.give_up_look_ups(ConnectError::Cancelled, |request| {
+            request.maintained.as_ref().is_some_and(|one| one.is_cancelled())
+        });
     }
 
     /// Begins to close a connecting socket, if that hasn't begun. What is told follows when it is closed.
@@ -515,17 +667,23 @@ impl<E: Engine> IoThread<E> {
             // The place is free before anybody is told, who may want to use it for the next try.
             self.shared.outgoing_released(self.context.thread);
             give_back(&self.limiters[self.connecting.first_table + request.client]);
-            self.connect_failed(request, error);
+            let goes_on = request.route.as_ref().is_some_and(|route| route.leads_on());
+            if goes_on && error.is_of_the_address() && self.may_begin(&request).is_ok() {
+                tracing::debug!(destination = %request.target.destination, %error, "an address of a host has failed: the next one");
+                self.try_connect_soon(request);
+            } else {
+                self.connect_failed(request, error);
+            }
         }
         true
     }
 
     pub(super) fn connect_failed(&mut self, request: ConnectRequest, error: ConnectError) {
         self.tally.connects_failed += 1;
-        let (address, tag) = (request.target.address, request.target.tag);
-        tracing::debug!(%address, tag, %error, "a connect has failed");
+        let (destination, tag) = (request.target.destination.clone(), request.target.tag);
+        tracing::debug!(%destination, tag, %error, "a connect has failed");
         if let Some(on_failed) = &self.connecting.kinds[request.client].on_failed {
-            let failed = ConnectFailed { address, tag, io_thread: self.context.thread, error };
+            let failed = ConnectFailed { destination, tag, io_thread: self.context.thread, error };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_failed(&failed))) {
                 swallow(panic, "Client::on_failed panicked");
             }
@@ -537,7 +695,11 @@ impl<E: Engine> IoThread<E> {
 
     /// Whether nothing is connecting any more, and nothing will be.
     pub(super) fn connects_are_over(&self) -> bool {
-        self.connecting.sockets.is_empty() && self.context.shared.connects.is_over()
+        let connecting = &self.connecting;
+        connecting.sockets.is_empty()
+            && connecting.again.is_empty()
+            && !connecting.looking_up.is_wanted()
+            && self.context.shared.connects.is_over()
     }
 }
 
@@ -555,7 +717,7 @@ mod loom_tests {
                 let queue = Arc::clone(&queue);
                 thread::spawn(move || {
                     let target = Target::new(SocketAddr::from(([127, 0, 0, 1], 1)));
-                    queue.push(ConnectRequest { target, client: 0, maintained: None }).is_ok()
+                    queue.push(ConnectRequest { target, client: 0, maintained: None, route: None }).is_ok()
                 })
             };
             queue.close();

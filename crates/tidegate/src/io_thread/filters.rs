@@ -163,9 +163,9 @@ impl<E: Engine> IoThread<E> {
         }
         if let Some(Arrived::Connected(connected)) = self.filtering.arrivals.remove(&index) {
             let client = self.slots[index].table as usize - self.addresses.len();
-            let target = Target::new(connected.peer).tag(connected.tag);
+            let target = Target::to(connected.destination).tag(connected.tag);
             self.connect_failed(
-                ConnectRequest { target, client, maintained: None },
+                ConnectRequest { target, client, maintained: None, route: None },
                 ConnectError::NotEstablished { reason },
             );
         }

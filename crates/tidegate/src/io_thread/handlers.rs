@@ -90,6 +90,8 @@ pub(crate) enum Timer {
     Filters(u32),
     /// A connect has taken as long as it may.
     Connect(u32),
+    /// The look-up of a host has taken as long as its request may.
+    LookUp(u32),
     /// A connection that is maintained is made again.
     Reconnect(u32),
     /// The thread looks for who holds up producers.

@@ -66,7 +66,8 @@ impl<E: Engine> IoThread<E> {
             Timer::Machine(index) | Timer::Handler(index, _) | Timer::Filters(index) => {
                 !self.slots.get(index).is_some_and(|slot| slot.in_use)
             }
-            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::Reconnect(_) | Timer::AcceptAgain => false,
+            Timer::SystemAgain(_) | Timer::Connect(_) | Timer::LookUp(_) => false,
+            Timer::Reconnect(_) | Timer::AcceptAgain => false,
             Timer::Producers | Timer::GroupHeld => false,
             Timer::HalfGrace | Timer::Grace => false,
         };

@@ -197,7 +197,7 @@ impl Maintained {
     }
 
     fn tell(&self, event: &MaintainingEvent) {
-        tracing::debug!(address = %self.how.target.address, tag = self.how.target.tag, ?event, "a maintained connection");
+        tracing::debug!(destination = %self.how.target.destination, tag = self.how.target.tag, ?event, "a maintained connection");
         if let Some(on_event) = &self.how.on_event
             && let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_event(event)))
         {
@@ -274,9 +274,9 @@ pub(crate) const MAINTAINED_BYTES: usize =
 
 impl<E: Engine> IoThread<E> {
     /// An outgoing connection is about to be established: if it is maintained, that is told and kept in mind.
-    pub(super) fn keep(&mut self, socket: SocketId, request: ConnectRequest) {
+    pub(super) fn keep(&mut self, socket: SocketId, peer: SocketAddr, request: ConnectRequest) {
         if let Some(attempts) = &request.maintained {
-            let (peer, attempts_made) = (request.target.address, attempts.failed.saturating_add(1));
+            let attempts_made = attempts.failed.saturating_add(1);
             attempts.maintained.tell(&MaintainingEvent::Connected { peer, attempts: attempts_made });
             self.connecting.keeping.established.insert(socket.index, (self.context.now, request));
         }
@@ -307,6 +307,8 @@ impl<E: Engine> IoThread<E> {
     #[cold]
     #[inline(never)]
     pub(super) fn try_again_later(&mut self, mut request: ConnectRequest, ended: Ended) {
+        // A host may have moved: its name is looked up anew.
+        request.route = None;
         let Some(attempts) = &mut request.maintained else { return };
         attempts.ended(match ended {
             Ended::Failed(_) => None,
@@ -348,7 +350,8 @@ impl<E: Engine> IoThread<E> {
     #[inline(never)]
     pub(super) fn reconnect(&mut self, number: u32) {
         if let Some((_, request)) = self.connecting.keeping.waiting.remove(&number) {
-            self.try_connect(request);
+            // Not in this turn: what was released in it has no place in the engine yet.
+            self.try_connect_soon(request);
         }
     }
 

@@ -14,6 +14,8 @@ mod groups;
 mod handlers;
 mod inspection;
 mod limiter;
+mod look_up;
+mod looking_up;
 mod maintaining;
 mod offload;
 mod panics;
@@ -62,7 +64,7 @@ pub(crate) use self::acceptor::Accepting;
 pub use self::acceptor::{RefusedBecause, WhenFull};
 pub use self::access::AccessList;
 pub(crate) use self::connecting::{CONNECTING_BYTES, ConnectRequest, NotQueued, OnFailed, Outgoing, REQUEST_BYTES};
-pub use self::connecting::{ConnectError, ConnectFailed, Connected, Target};
+pub use self::connecting::{ConnectError, ConnectFailed, Connected, Destination, Target};
 pub(crate) use self::filters::Factories;
 pub use self::groups::JoinRefusal;
 pub(crate) use self::groups::MEMBERSHIP_BYTES;
@@ -70,6 +72,8 @@ pub use self::handlers::Accepted;
 pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
 pub use self::limiter::ConnectionLimiter;
 pub(crate) use self::limiter::Seat;
+pub(crate) use self::look_up::{Answer, LOOK_UP_BYTES, LookUps, NAME_BYTES_MAX, Resolver};
+pub(crate) use self::looking_up::LOOKING_UP_BYTES;
 pub(crate) use self::maintaining::{Attempts, MAINTAINED_BYTES, Maintained};
 pub use self::maintaining::{ConnectionMaintaining, GaveUp, MaintainingEvent};
 pub use self::offload::OffloadRefusal;
@@ -790,6 +794,7 @@ impl<E: Engine> IoThread<E> {
                 }
                 Timer::Reconnect(number) => self.reconnect(number),
                 Timer::Connect(index) => self.connect_timed_out(index),
+                Timer::LookUp(number) => self.look_up_timed_out(number),
                 Timer::Producers => self.look_at_producers(),
                 Timer::Filters(index) => self.filters_look(index),
                 Timer::AcceptAgain => {

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use crossbeam_queue::ArrayQueue;
 
 use super::connecting::ConnectQueue;
+use super::look_up::{Answer, LookUps};
 use super::offload::{Finished, OffloadPool};
 use super::per_address::Ticket;
 use super::publishing::Publishing;
@@ -137,14 +138,23 @@ pub(crate) struct ThreadShared {
     pub cancelled: AtomicBool,
     /// Offloaded jobs that come home: with a place for each that may be outstanding.
     pub finished: ArrayQueue<Finished>,
+    /// Names that were looked up: with a place for each that may be outstanding.
+    pub answers: ArrayQueue<Answer>,
     /// What it has counted.
     pub stats: ThreadStats,
 }
 
 impl ThreadShared {
     /// For a thread with `slots` connection slots and `tables` tables of handlers, where at most `connects` requests for connections wait
-    /// and `jobs` are outstanding.
-    pub(crate) fn new(waker: Waker, slots: u32, connects: usize, tables: usize, jobs: usize) -> Arc<Self> {
+    /// and `jobs` and `look_ups` are outstanding.
+    pub(crate) fn new(
+        waker: Waker,
+        slots: u32,
+        connects: usize,
+        tables: usize,
+        jobs: usize,
+        look_ups: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
             waker,
             requests: CloseRequests::new(slots),
@@ -152,6 +162,7 @@ impl ThreadShared {
             connects: ConnectQueue::new(connects),
             cancelled: AtomicBool::new(false),
             finished: ArrayQueue::new(jobs.max(1)),
+            answers: ArrayQueue::new(look_ups.max(1)),
             stats: ThreadStats::new(tables),
         })
     }
@@ -203,6 +214,8 @@ pub(crate) struct ServerShared {
     pub returned_tickets: IndexStack,
     /// Jobs for other threads.
     pub pool: Arc<OffloadPool>,
+    /// Names that are looked up on other threads.
+    pub look_ups: Arc<LookUps>,
     /// Connections that are maintained.
     maintained: AtomicU32,
     /// What those who ask for connections must keep to.
@@ -218,6 +231,7 @@ impl ServerShared {
         tickets: u32,
         publishing: Publishing,
         pool: Arc<OffloadPool>,
+        look_ups: Arc<LookUps>,
         client_limits: ClientLimits,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -230,6 +244,7 @@ impl ServerShared {
             threads: threads.into_boxed_slice(),
             returned_tickets: IndexStack::new(tickets),
             pool,
+            look_ups,
             maintained: AtomicU32::new(0),
             client_limits,
             publishing,
@@ -465,6 +480,7 @@ mod tests {
             0,
             Publishing::new(0, GroupLimits::NONE, 0),
             OffloadPool::new(0, 0),
+            LookUps::new(1, 0),
             ClientLimits::default(),
         );
         let (one, other) = (Shortage::begin(&shared), Shortage::begin(&shared));
@@ -524,9 +540,16 @@ mod loom_tests {
     fn loom_places_are_never_more_than_the_limit_and_none_is_lost() {
         loom::model(|| {
             let waker = || Waker::new(std::sync::Arc::new(|| {}));
-            let threads = (0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1, 1)).collect();
+            let threads = (0..2).map(|_| ThreadShared::new(waker(), 1, 1, 1, 1, 1)).collect();
             let publishing = Publishing::new(2, GroupLimits::NONE, 0);
-            let shared = ServerShared::new(threads, 0, publishing, OffloadPool::new(0, 0), ClientLimits::default());
+            let shared = ServerShared::new(
+                threads,
+                0,
+                publishing,
+                OffloadPool::new(0, 0),
+                LookUps::new(1, 0),
+                ClientLimits::default(),
+            );
             // One place is the listener's credit already; of two outgoing connections, one may be.
             assert_eq!(shared.take_places(1, 2), 1);
             let live = Arc::new(AtomicU32::new(0));

@@ -1,6 +1,8 @@
 //! Connections that the server makes itself.
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -8,8 +10,8 @@ use super::filters::FilterKit;
 use crate::connection::FlowControl;
 use crate::filter::{FilterFactory, Reserve};
 use crate::io_thread::{
-    Attempts, ConnectFailed, ConnectRequest, ConnectionLimiter, ConnectionMaintaining, Maintained, NotQueued, OnFailed,
-    Outgoing, ServerShared, Target,
+    Attempts, ConnectFailed, ConnectRequest, ConnectionLimiter, ConnectionMaintaining, Destination, Maintained,
+    NAME_BYTES_MAX, NotQueued, OnFailed, Outgoing, Resolver, ServerShared, Target,
 };
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -20,6 +22,7 @@ use crate::sync::atomic::Ordering;
 pub struct Client {
     connect_timeout: Duration,
     on_failed: Option<OnFailed>,
+    resolver: Option<Resolver>,
     limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
     filters: FilterKit,
@@ -35,13 +38,15 @@ impl Client {
         Self {
             connect_timeout: Self::CONNECT_TIMEOUT,
             on_failed: None,
+            resolver: None,
             limiter: None,
             flow: None,
             filters: FilterKit::default(),
         }
     }
 
-    /// How long a connect may take, from when an I/O thread has begun it; then it fails with
+    /// How long a connect may take, from when an I/O thread has begun it, with the look-up of a [host](Target::host) and all its
+    /// addresses; then it fails with
     /// [`ConnectError::TimedOut`](crate::ConnectError::TimedOut). [`CONNECT_TIMEOUT`](Self::CONNECT_TIMEOUT) by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
@@ -52,6 +57,18 @@ impl Client {
     /// block; it may ask for the next connection. A panic in it is logged and harms nobody.
     pub fn on_failed(mut self, tell: impl Fn(&ConnectFailed) + Send + Sync + 'static) -> Self {
         self.on_failed = Some(std::sync::Arc::new(tell));
+        self
+    }
+
+    /// Finds the addresses of [hosts](Target::host) by `look_up`, which is given a name and a port, instead of by the system. It runs on one of
+    /// [`Limits::look_up_threads`](crate::Limits) and may block there: for its own limit of time if it has one, because it can't be
+    /// cancelled. An empty list and [`NotFound`](std::io::ErrorKind::NotFound) mean that there is no such host
+    /// ([`ConnectError::NameNotFound`](crate::ConnectError::NameNotFound)). A panic in it is logged and counts as a failure.
+    pub fn resolver(
+        mut self,
+        look_up: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        self.resolver = Some(std::sync::Arc::new(look_up));
         self
     }
 
@@ -98,7 +115,11 @@ impl Client {
     }
 
     pub(super) fn outgoing(&self) -> Outgoing {
-        Outgoing { connect_timeout: self.connect_timeout, on_failed: self.on_failed.clone() }
+        Outgoing {
+            connect_timeout: self.connect_timeout,
+            on_failed: self.on_failed.clone(),
+            resolver: self.resolver.clone(),
+        }
     }
 }
 
@@ -150,6 +171,14 @@ pub enum ConnectRefusal {
         /// How much it is.
         bytes: usize,
         /// [`Limits::send_queue_bytes`](crate::Limits::send_queue_bytes).
+        limit: usize,
+    },
+    /// The name of the host is empty, or longer than any can be.
+    #[error("a name of {bytes} bytes: the name of a host has from 1 to {limit}")]
+    NameLength {
+        /// Its length.
+        bytes: usize,
+        /// The longest.
         limit: usize,
     },
     /// As many connections are maintained as may be.
@@ -228,8 +257,13 @@ impl Connector {
         if bytes > limit {
             return Err(ConnectRefusal::FirstDataTooLarge { bytes, limit });
         }
+        if let Destination::Host { name, .. } = &target.destination
+            && !(1..=NAME_BYTES_MAX).contains(&name.len())
+        {
+            return Err(ConnectRefusal::NameLength { bytes: name.len(), limit: NAME_BYTES_MAX });
+        }
         let threads = server.threads.len();
-        let request = ConnectRequest { target: target.clone(), client: self.client, maintained };
+        let request = ConnectRequest { target: target.clone(), client: self.client, maintained, route: None };
         let chosen = match target.io_thread {
             Some(io_thread) if io_thread >= threads => {
                 return Err(ConnectRefusal::NoSuchThread { io_thread, threads });

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use crate::connection::{Flow, FlowControl, MinProgress, Overflow};
 use crate::engine::SocketOptions;
 use crate::io_thread::{
-    Accepting, AccessList, ClientLimits, ConnectionLimiter, GroupLimits, MAINTAINED_BYTES, MEMBERSHIP_BYTES,
-    OFFLOAD_JOB_BYTES, REQUEST_BYTES, WhenFull,
+    Accepting, AccessList, Answer, ClientLimits, ConnectionLimiter, GroupLimits, LOOK_UP_BYTES, LOOKING_UP_BYTES,
+    MAINTAINED_BYTES, MEMBERSHIP_BYTES, OFFLOAD_JOB_BYTES, REQUEST_BYTES, WhenFull,
 };
 use crate::memory::{ArenaConfig, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES};
-use crate::surface::workers::WORKER_STACK_BYTES;
+use crate::surface::workers::{LOOK_UP_STACK_BYTES, WORKER_STACK_BYTES};
 
 /// What a server may use: each bound has a name here.
 ///
@@ -103,6 +103,14 @@ pub struct Limits {
     pub connects_waiting: usize,
     /// Connections that are [maintained](crate::Connector::maintain), established or not. Default: 256.
     pub connections_maintained: u32,
+    /// Names of hosts that may be looked up at once for outgoing connections, over all I/O threads. A look-up counts until its answer has
+    /// come, also when nobody waits for it any more, and then until one of the addresses is connected or none is left. A connection to a host
+    /// that is asked for beyond it fails with [`ConnectError::TooManyLookUps`](crate::ConnectError::TooManyLookUps). Default: 256, so that all
+    /// connections that are maintained can be made again at once.
+    pub look_ups_outstanding: u32,
+    /// Threads that look up names, from 1 to 64; started with the server if it has a [`Client`](crate::Client). The system's look-up blocks its thread
+    /// for some 5 s for each server of names that doesn't answer (`resolv.conf`: `timeout`). Each has a stack of 256 KiB. Default: 2.
+    pub look_up_threads: u32,
     /// Groups that there may be ([`Group`](crate::Group)); those of [`ServerBuilder::group`](crate::ServerBuilder::group) are always
     /// among them. Default: 0, those and no others.
     pub groups: u32,
@@ -183,6 +191,8 @@ impl Default for Limits {
             mailbox_messages: 1024,
             connects_waiting: CONNECTS_WAITING,
             connections_maintained: CONNECTIONS_MAINTAINED,
+            look_ups_outstanding: LOOK_UPS_OUTSTANDING,
+            look_up_threads: LOOK_UP_THREADS,
             groups: 0,
             groups_per_connection: 4,
             publish_queue: 256,
@@ -344,6 +354,15 @@ const CONNECTS_WAITING: usize = 1024;
 /// Maintained connections by default: a program has a few servers that it depends on, not thousands.
 const CONNECTIONS_MAINTAINED: u32 = 256;
 
+/// Look-ups of names by default.
+const LOOK_UPS_OUTSTANDING: u32 = 256;
+
+/// Threads that look up names, by default: one that is stuck leaves another.
+const LOOK_UP_THREADS: u32 = 2;
+
+/// The most threads that look up names.
+const LOOK_UP_THREADS_MAX: u32 = 64;
+
 /// What a connection takes in the tables of the loop and the engine, without its handler: a slot (128), a socket (64), its timer (32),
 /// its request word (8), its places in lines, free lists and the arena's accounts (32), what is noted of it if it is slow (44), rounded up
 /// for the allocator.
@@ -438,6 +457,7 @@ impl Limits {
             base_bytes: PROGRAM_BYTES
                 + threads * (THREAD_BYTES + connects * REQUEST_BYTES)
                 + self.offload_bytes(threads)
+                + self.look_up_bytes(threads)
                 + maintained * MAINTAINED_BYTES,
             connections_bytes: connections * (CONNECTION_BYTES + counting + handler_bytes),
             receive_bytes: threads * self.arena().bytes(),
@@ -466,6 +486,13 @@ impl Limits {
             memory_bytes: self.publish_memory_bytes,
             message_bytes: self.send_queue_bytes,
         }
+    }
+
+    /// What look-ups take beyond those by default.
+    fn look_up_bytes(&self, threads: usize) -> usize {
+        let look_ups = self.look_ups_outstanding.saturating_sub(LOOK_UPS_OUTSTANDING) as usize;
+        let workers = self.look_up_threads.saturating_sub(LOOK_UP_THREADS) as usize;
+        look_ups * (LOOK_UP_BYTES + LOOKING_UP_BYTES + threads * size_of::<Answer>()) + workers * LOOK_UP_STACK_BYTES
     }
 
     /// What the workers take, and the jobs without what handlers put into them.
@@ -638,6 +665,13 @@ impl Limits {
         if self.connects_waiting == 0 {
             return refuse("connects_waiting is 0: no connection could be asked for".into());
         }
+        if self.look_ups_outstanding == 0 {
+            return refuse("look_ups_outstanding is 0: no name could be looked up".into());
+        }
+        if !(1..=LOOK_UP_THREADS_MAX).contains(&self.look_up_threads) {
+            let threads = self.look_up_threads;
+            return refuse(format!("look_up_threads is {threads}: it must be from 1 to {LOOK_UP_THREADS_MAX}"));
+        }
         let buffers = [
             ("socket_send_buffer_bytes", self.socket_send_buffer_bytes),
             ("socket_receive_buffer_bytes", self.socket_receive_buffer_bytes),
@@ -746,6 +780,10 @@ mod tests {
         assert!(text(Limits { high_mark_bytes: 65_000, ..Limits::default() }).contains("65000"));
         assert!(text(Limits { receive_buffer_bytes: 5000, ..Limits::default() }).contains("5000"));
         assert!(text(Limits { low_mark_bytes: 40 << 10, ..Limits::default() }).contains("40960"));
+        assert!(text(Limits { look_ups_outstanding: 0, ..Limits::default() }).contains("look_ups_outstanding"));
+        for look_up_threads in [0, 65] {
+            assert!(text(Limits { look_up_threads, ..Limits::default() }).contains(&look_up_threads.to_string()));
+        }
         assert!(text(Limits { connects_waiting: 0, ..Limits::default() }).contains("connects_waiting"));
         assert!(text(Limits { max_connections: 0, ..Limits::default() }).contains("max_connections"));
         assert!(text(Limits { connections_per_ip: Some(0), ..Limits::default() }).contains("connections_per_ip is 0"));

@@ -36,8 +36,8 @@ pub use self::server::{BindError, Bound, RunError, Server, ServerBuilder, Server
 pub use self::stats::Stats;
 pub use crate::engine::{EngineProbe, Feature, FeatureKind, Probe, probe};
 pub use crate::io_thread::{
-    Accepted, ConnectError, ConnectFailed, Connected, GroupStats, HeldUp, JoinRefusal, OverflowStats, PublishRefusal,
-    RefusedBecause, Target, WhenFull,
+    Accepted, ConnectError, ConnectFailed, Connected, Destination, GroupStats, HeldUp, JoinRefusal, OverflowStats,
+    PublishRefusal, RefusedBecause, Target, WhenFull,
 };
 pub use crate::io_thread::{AccessList, ConnectionLimiter, OffloadRefusal};
 pub use crate::io_thread::{ConnectionMaintaining, GaveUp, MaintainingEvent};

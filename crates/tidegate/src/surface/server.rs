@@ -12,7 +12,7 @@ use crate::connection::FlowControl;
 use crate::engine::{Engine, EngineConfig, PreparedEngine, Waker};
 use crate::io_thread::{
     Accepted, AccessList, Arrival, CONNECTING_BYTES, Connected, ConnectionLimiter, Factories, HANDOVER_CONNECTIONS,
-    Handlers, Handover, IoThread, OffloadPool, Outgoing, Phase, Publishing, Seat, ServerShared, Setup, Tally,
+    Handlers, Handover, IoThread, LookUps, OffloadPool, Outgoing, Phase, Publishing, Seat, ServerShared, Setup, Tally,
     ThreadShared, WhenFull,
 };
 use crate::memory::SendReserve;
@@ -343,11 +343,14 @@ impl ServerBuilder {
         let wakers: Vec<Waker> = wakers.collect();
         let count = wakers.len();
         let jobs = limits.offload_jobs_per_thread(count) as usize;
-        let thread = |waker| ThreadShared::new(waker, slots, connects, tables, jobs);
+        let look_ups = limits.look_ups_outstanding;
+        let thread = |waker| ThreadShared::new(waker, slots, connects, tables, jobs, look_ups as usize);
         let threads: Vec<_> = wakers.into_iter().map(thread).collect();
         let publishing = Publishing::new(count, limits.group_limits(), self.groups);
         let pool = OffloadPool::new(limits.offload_workers, jobs * count);
-        let shared = ServerShared::new(threads, limits.tickets(), publishing, pool, limits.client_limits());
+        let look_ups = LookUps::new(look_ups, limits.look_up_threads);
+        let clients = limits.client_limits();
+        let shared = ServerShared::new(threads, limits.tickets(), publishing, pool, look_ups, clients);
         // A builder is bound once.
         let _ = self.for_connectors.set(Arc::clone(&shared));
         shared
@@ -416,6 +419,14 @@ pub enum RunError {
     Start {
         /// Which thread, from 0.
         thread: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread that looks up names could not be started.
+    #[error("can't start thread {thread} of Limits::look_up_threads: {source}")]
+    StartLookUps {
+        /// The number of the thread, from 0.
+        thread: u32,
         /// What the system said.
         source: io::Error,
     },
@@ -506,8 +517,8 @@ impl Running {
     {
         let Self { builder, sockets, addresses, mut seats, shared } = self;
         let reserve = SendReserve::new(builder.limits.send_memory_bytes);
-        let workers = Workers::start(&shared, builder.limits.shutdown_grace);
-        let workers = workers.map_err(|(worker, source)| RunError::StartWorker { worker, source })?;
+        let workers = Workers::start(&shared, builder.limits.shutdown_grace, !builder.clients.is_empty());
+        let workers = workers?;
         let handovers: Vec<Handover<<P::Engine as Engine>::Stream>> =
             engines.iter().map(|_| Arc::new(ArrayQueue::new(HANDOVER_CONNECTIONS))).collect();
         let threads_all = engines.len();

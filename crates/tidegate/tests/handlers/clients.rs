@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tidegate::{
     Buffer, Client, CloseReason, ConnectError, ConnectFailed, ConnectRefusal, Connected, Connection, Connector,
-    Handler, Limits, Server, ServerBuilder, Target,
+    Destination, Handler, Limits, Server, ServerBuilder, Target,
 };
 
 use crate::harness::{DEADLINE, Running, any_port, engine};
@@ -184,7 +184,8 @@ fn a_connect_to_nobody_is_refused_and_leaves_its_place_to_the_next() {
     for tag in 0..3 {
         connector.connect(Target::new(address).tag(tag)).expect("room");
         let failure = next_failure(&seen);
-        assert_eq!((failure.address, failure.tag, failure.error), (address, tag, ConnectError::Refused));
+        let refused = (Destination::Address(address), tag, ConnectError::Refused);
+        assert_eq!((failure.destination, failure.tag, failure.error), refused);
         assert_eq!(running.handle.connections(), 0, "the place is free when the failure is told");
     }
     let report = running.drained();

@@ -5,6 +5,7 @@ mod clients;
 mod endings;
 mod harness;
 mod messages;
+mod names;
 mod offload;
 mod pace;
 mod panics;

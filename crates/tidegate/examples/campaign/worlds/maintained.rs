@@ -1,7 +1,7 @@
 //! Connections of the server itself that are made again whenever they end: to its own echo, and to where nobody listens.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ const FIRST_BYTES: u64 = 40;
 /// Where nobody listens.
 const NOBODY: ([u8; 4], u16) = ([10, 0, 0, 1], 9);
 
+/// The echo by its name.
+const HOST: &str = "echo.test";
+
 /// Gives the server clients of its own.
 pub fn of(server: ServerBuilder, simulation: &Simulation, complaints: &Complaints) -> (ServerBuilder, Connector) {
     let timeout = Duration::from_millis(1 + simulation.random_below(300));
@@ -36,14 +39,20 @@ pub fn begin(
 ) -> Vec<Story> {
     let count = 1 + simulation.random_below(3);
     let mut stories = Vec::new();
+    simulation.name(HOST, &[Ipv4Addr::new(10, 0, 0, 99).into(), echo.ip()]);
     for _ in 0..count {
-        let address = if simulation.random_below(4) == 0 { NOBODY.into() } else { echo };
+        let target = match simulation.random_below(8) {
+            0 => Target::new(NOBODY.into()),
+            // First where nobody listens, then at the echo.
+            1..=3 => Target::host(HOST, echo.port()),
+            _ => Target::new(echo),
+        };
         let first: Vec<u8> = (0..FIRST_BYTES).map(byte_at).collect();
         let steady_after = Duration::from_millis(simulation.random_below(200));
         let story = Story::new(steady_after, complaints.clone());
         let told = story.clone();
         let wait = Duration::from_millis(simulation.random_below(50));
-        let mut how = ConnectionMaintaining::new(Target::new(address).first_data(first))
+        let mut how = ConnectionMaintaining::new(target.first_data(first))
             .waits(wait, wait * 8)
             .steady_after(steady_after)
             .on_event(move |event| told.goes_on(event));

@@ -252,7 +252,7 @@ mod tests {
     fn workers_sleep_wake_do_every_job_survive_a_panic_and_end() {
         const JOBS: u32 = 500;
         let pool = OffloadPool::new(3, JOBS as usize);
-        let home = ThreadShared::new(Waker::new(std::sync::Arc::new(|| {})), 1, 1, 1, JOBS as usize);
+        let home = ThreadShared::new(Waker::new(std::sync::Arc::new(|| {})), 1, 1, 1, JOBS as usize, 1);
         let (say, said) = mpsc::channel();
         thread::scope(|scope| {
             for number in 0..pool.workers() {

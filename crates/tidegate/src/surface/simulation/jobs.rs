@@ -40,6 +40,13 @@ impl Simulation {
         self.jobs.takes = takes;
     }
 
+    /// As long as the seed says, between these.
+    pub(super) fn draw_between(&mut self, takes: &RangeInclusive<Duration>) -> Duration {
+        let (least, most) = (*takes.start(), *takes.end());
+        let spread = u64::try_from(most.saturating_sub(least).as_nanos()).unwrap_or(u64::MAX - 1);
+        least + Duration::from_nanos(self.world.random_below(spread + 1))
+    }
+
     /// Lets workers that have nothing to do begin with what waits.
     pub(super) fn begin_jobs(&mut self) {
         let Some(server) = &self.server else { return };
@@ -49,9 +56,7 @@ impl Simulation {
         {
             let Some(job) = job.begin() else { continue };
             self.jobs.running += 1;
-            let (least, most) = (*self.jobs.takes.start(), *self.jobs.takes.end());
-            let spread = u64::try_from(most.saturating_sub(least).as_nanos()).unwrap_or(u64::MAX - 1);
-            let takes = least + Duration::from_nanos(self.world.random_below(spread + 1));
+            let takes = self.draw_between(&self.jobs.takes.clone());
             self.after(takes, move |simulation| {
                 job.run();
                 simulation.jobs.running -= 1;

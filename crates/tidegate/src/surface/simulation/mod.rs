@@ -2,6 +2,7 @@
 
 mod client;
 mod jobs;
+mod names;
 mod running;
 mod script;
 mod violation;
@@ -22,6 +23,7 @@ use crate::sync::Arc;
 use crate::time::Time;
 
 use self::jobs::Jobs;
+use self::names::Names;
 use self::running::{Invariant, Plan};
 
 pub use self::client::{Client, ClientId, Next, Peer};
@@ -86,6 +88,7 @@ pub struct Simulation {
     plans_made: u64,
     invariants: Vec<Invariant>,
     jobs: Jobs,
+    names: Names,
     report: Report,
     steps: u64,
     steps_max: u64,
@@ -132,6 +135,7 @@ impl Simulation {
             plans_made: 0,
             invariants: Vec::new(),
             jobs: Jobs::default(),
+            names: Names::default(),
             report: Report::default(),
             steps: 0,
             steps_max: 20_000_000,
@@ -391,6 +395,10 @@ impl Simulation {
         let jobs = self.server.as_ref().map_or(0, |server| server.shared.pool.waiting()) + self.jobs.running();
         if jobs > 0 {
             return Err(self.violation(format!("{jobs} offloaded jobs are left")));
+        }
+        let look_ups = self.server.as_ref().map_or(0, |server| server.shared.look_ups.outstanding());
+        if look_ups > 0 {
+            return Err(self.violation(format!("{look_ups} look-ups of names are left")));
         }
         let ended: u64 = self.report.closed_by_reason().map(|(_, count)| count).sum();
         if ended != self.report.connections() {

@@ -219,6 +219,7 @@ impl Simulation {
         let turn = thread.turn();
         let forgotten = thread.forgotten_debt();
         self.begin_jobs();
+        self.begin_look_ups();
         match turn {
             Ok(Turn::Running) => match forgotten {
                 Some(what) => Err(self.violation(what)),
