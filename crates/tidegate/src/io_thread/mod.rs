@@ -823,8 +823,13 @@ impl<E: Engine> IoThread<E> {
         let shared = Arc::clone(&self.context.shared);
         shared.requests.take(|key, request| {
             if self.is_current(key) {
-                let slot = &mut self.slots[key.slot];
-                apply_request(&mut slot.machine, request, self.context.now, &mut self.pools);
+                match request {
+                    Request::Wake => self.call(key.slot, |table, handler, view| table.on_wake(handler, view)),
+                    request => {
+                        let machine = &mut self.slots[key.slot].machine;
+                        apply_request(machine, request, self.context.now, &mut self.pools);
+                    }
+                }
                 self.mark_dirty(key.slot);
             }
         });
@@ -879,7 +884,9 @@ impl<E: Engine> IoThread<E> {
     fn close_if_idle(&mut self, index: u32) {
         let slot = &self.slots[index];
         let socket = SocketId { index, generation: slot.key.generation };
-        if slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 && !self.stays_for_publications() {
+        let is_busy = slot.handler().is_some_and(|handler| self.tables[slot.table as usize].is_busy(handler));
+        let is_idle = slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 && !is_busy;
+        if is_idle && !self.stays_for_publications() {
             self.slots[index].machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
         }
     }

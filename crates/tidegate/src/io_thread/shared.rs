@@ -1,4 +1,4 @@
-//! What crosses threads: requests to close, the hand-over of connections, the phase of the server.
+//! What crosses threads: requests to close and to wake, the hand-over of connections, the phase of the server.
 //!
 //! No I/O thread ever waits for another: every queue here is bounded and refuses when it is full, and requests to
 //! close can't be refused, because each connection slot has a place for one.
@@ -34,9 +34,11 @@ pub(crate) enum Request {
     Close,
     /// Reset.
     Abort,
+    /// Let its task go on.
+    Wake,
 }
 
-/// Requests to close connections of one thread: a flag per slot and a list of the slots with one. Never full.
+/// Requests to close connections of one thread, or to wake their tasks: a flag per slot and a list of the slots with one. Never full.
 ///
 /// A slot's word is the generation of its present user in the upper half and flags in the lower one. Zero is a slot that
 /// was never used, so untouched slots cost no resident memory.
@@ -51,6 +53,7 @@ const ABORT: u64 = 2;
 const LISTED: u64 = 4;
 /// The generation is that of an open connection.
 const OPEN: u64 = 8;
+const WAKE: u64 = 16;
 
 fn generation_of(word: u64) -> u32 {
     (word >> 32) as u32
@@ -68,6 +71,7 @@ impl CloseRequests {
         let flag = match request {
             Request::Close => CLOSE,
             Request::Abort => ABORT,
+            Request::Wake => WAKE,
         };
         let mut seen = word.load(Ordering::Relaxed);
         loop {
@@ -112,8 +116,11 @@ impl CloseRequests {
         }
         for slot in self.listed.take_all() {
             // Cleared before it is read: a request made after this lists the slot again.
-            let word = self.words[slot as usize].fetch_and(!(CLOSE | ABORT | LISTED), Ordering::AcqRel);
+            let word = self.words[slot as usize].fetch_and(!(CLOSE | ABORT | WAKE | LISTED), Ordering::AcqRel);
             let key = ConnectionKey { slot, generation: generation_of(word) };
+            if word & WAKE != 0 {
+                act(key, Request::Wake);
+            }
             if word & ABORT != 0 {
                 act(key, Request::Abort);
             } else if word & CLOSE != 0 {
@@ -509,6 +516,7 @@ mod loom_tests {
             let mut count = |_: ConnectionKey, request| match request {
                 Request::Abort => aborts += 1,
                 Request::Close => closes += 1,
+                Request::Wake => {}
             };
             requests.take(&mut count);
             let woken_there = asker.join().expect("the asker ends");

@@ -15,6 +15,7 @@ mod buffer;
 mod chunked;
 mod gather;
 mod index_stack;
+mod lend;
 mod line;
 mod payload;
 mod poison;
@@ -28,6 +29,7 @@ pub(crate) use chunked::Chunked;
 pub(crate) use chunked::FreeList;
 pub(crate) use gather::{Gather, MESSAGE_OVERHEAD_BYTES, Piece, made_charge_bytes};
 pub(crate) use index_stack::IndexStack;
+pub(crate) use lend::{Lendable, Lent};
 pub(crate) use line::Line;
 pub use payload::Payload;
 #[cfg(target_os = "linux")]

@@ -115,6 +115,12 @@ pub struct Limits {
     pub publish_memory_bytes: usize,
     /// Timers that a handler may set. Default: 4.
     pub timers_per_connection: u8,
+    /// Tasks that a connection with a task may have spawned at once ([`task::Context::spawn_local`](crate::task::Context::spawn_local)).
+    /// Default: 8, at most 65,536.
+    pub tasks_per_connection: u32,
+    /// Sleeps that the tasks of a connection may have at once, those of timeouts included
+    /// ([`task::Context::sleep`](crate::task::Context::sleep)). Default: 16.
+    pub sleeps_per_connection: u16,
     /// Worker threads for [offloaded](crate::Connection::offload) jobs, at most 1,024. Each has a stack of 1 MiB, which the ceiling
     /// counts in full. Default: 0, nothing can be offloaded.
     pub offload_workers: u32,
@@ -188,6 +194,8 @@ impl Default for Limits {
             publish_queue: 256,
             publish_memory_bytes: 16 << 20,
             timers_per_connection: 4,
+            tasks_per_connection: 8,
+            sleeps_per_connection: 16,
             offload_workers: 0,
             offload_jobs: 1024,
             offload_jobs_per_connection: 8,

@@ -1,0 +1,4 @@
+//! Connections served by tasks, in simulated worlds.
+
+mod common;
+mod echo;
