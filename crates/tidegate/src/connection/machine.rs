@@ -506,8 +506,9 @@ impl Machine {
     }
 
     /// Whether the system has taken all that was sent.
-    pub(crate) fn has_sent_all(&self) -> bool {
-        self.queue.is_empty() && self.unsent.is_none() && !self.marks.has(Mark::Sending)
+    pub(crate) fn has_sent_all(&self, owner: u32, pools: &Pools) -> bool {
+        let nothing_waits = self.queue.is_empty() && self.unsent.is_none() && !self.marks.has(Mark::Sending);
+        nothing_waits && (!self.marks.has(Mark::Filtered) || self.filters_have_written(owner, pools))
     }
 
     /// Whether messages may be dropped that find no room.

@@ -78,6 +78,11 @@ pub(crate) trait Handlers {
         let _ = key;
         false
     }
+    /// Whether somebody waits until everything is sent; only for tasks.
+    fn is_flushing(&self, key: u32) -> bool {
+        let _ = key;
+        false
+    }
     /// Takes the handler out and says goodbye to it.
     fn on_close(&mut self, key: u32, reason: &CloseReason);
     /// Takes the handler out and drops it.

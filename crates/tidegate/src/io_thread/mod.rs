@@ -364,6 +364,7 @@ impl<E: Engine> IoThread<E> {
         let mut completions = std::mem::take(&mut self.completions);
         self.engine.poll(deadline, &mut completions)?;
         self.context.now = self.engine.now();
+        self.context.shared.set_in_turn(true);
 
         self.take_connects();
         self.take_cancels();
@@ -403,6 +404,8 @@ impl<E: Engine> IoThread<E> {
                 self.arm_accept_timer(look);
             }
         }
+        self.more_to_do |= !self.context.shared.requests.is_empty();
+        self.context.shared.set_in_turn(false);
         let over = !self.shared.is_accepting() && self.connections_are_over();
         if over {
             self.forget_publications();
@@ -945,6 +948,21 @@ impl<E: Engine> IoThread<E> {
         }
         if self.slots[index].machine.wants_attention() {
             self.attend(index);
+        }
+        if self.slots[index].machine.is_filtered() {
+            self.tell_of_flush(index);
+        }
+    }
+
+    /// The filters of a connection may have handed on the last that was sent without another send: a task that waits for that goes on.
+    #[cold]
+    #[inline(never)]
+    fn tell_of_flush(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        let waits = slot.handler().is_some_and(|handler| self.tables[slot.table as usize].is_flushing(handler));
+        if waits && slot.machine.has_sent_all(index, &self.pools) {
+            self.call(index, |table, handler, view| table.on_wake(handler, view));
+            self.mark_dirty(index);
         }
     }
 

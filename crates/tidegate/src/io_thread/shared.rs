@@ -109,6 +109,11 @@ impl CloseRequests {
         }
     }
 
+    /// Whether nobody has asked for anything: for the owner, who is woken by those who do later.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.listed.is_empty()
+    }
+
     /// The owner takes all requests made so far, in the order in which they were made.
     pub(crate) fn take(&self, mut act: impl FnMut(ConnectionKey, Request)) {
         if self.listed.is_empty() {
@@ -146,6 +151,8 @@ pub(crate) struct ThreadShared {
     pub finished: ArrayQueue<Finished>,
     /// What it has counted.
     pub stats: ThreadStats,
+    /// It is in a turn, for the thread itself only: what it leaves for itself needs no wake.
+    is_in_turn: AtomicBool,
 }
 
 impl ThreadShared {
@@ -160,7 +167,20 @@ impl ThreadShared {
             cancelled: AtomicBool::new(false),
             finished: ArrayQueue::new(jobs.max(1)),
             stats: ThreadStats::new(tables),
+            is_in_turn: AtomicBool::new(false),
         })
+    }
+
+    /// A turn begins or ends, apart from the poll.
+    pub(crate) fn set_in_turn(&self, is_in_turn: bool) {
+        self.is_in_turn.store(is_in_turn, Ordering::Relaxed);
+    }
+
+    /// As [`request`](Self::request), on the thread itself: which is not woken when it is in a turn, because it looks before it sleeps.
+    pub(crate) fn request_here(&self, key: ConnectionKey, request: Request) {
+        if self.requests.request(key, request) && !self.is_in_turn.load(Ordering::Relaxed) {
+            self.waker.wake();
+        }
     }
 
     /// Asks for a connection to be closed. Can't fail; a stale key does nothing.

@@ -2,11 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::Error;
+use super::{Error, Sender};
 use super::offload::Expecting;
 use super::spawn::Spawned;
 use super::waiters::{Waiter, Waiters};
@@ -209,6 +210,36 @@ impl Core {
         }
     }
 
+    /// Sends a copy of the beginning of `parts`; how much it is.
+    pub(super) fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<Result<usize, Error>> {
+        if parts.iter().all(|part| part.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        if self.is_over_mark.get() && self.ending().is_none() {
+            // Before anything is copied.
+            self.sender.register(context.waker());
+            return Poll::Pending;
+        }
+        let mut most = Sender::COPY_BYTES_MAX;
+        loop {
+            let bytes = beginning(parts, most);
+            let length = bytes.len();
+            match self.poll_send(context, &mut Some(bytes.into())) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(length)),
+                // A queue or send memory that is smaller than usual: with the overhead of a message in mind, half of it fits.
+                Poll::Ready(Err(Error::TooLarge { limit_bytes, .. })) if (2..=2 * most).contains(&limit_bytes) && length > 1 => {
+                    most = (limit_bytes / 2).min(length / 2);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
     /// Takes a message, or gives it back.
     pub(super) fn send(&self, payload: Payload) -> Result<Sent, Refused> {
         let mut message = Some(payload);
@@ -270,13 +301,14 @@ impl Core {
         let is_empty = outbox.is_none();
         self.outbox.set(outbox);
         let has_sent = self.with(|view| {
-            let has_sent = is_empty && view.machine.has_sent_all();
+            let has_sent = is_empty && view.machine.has_sent_all(view.key.slot, view.pools);
             if !has_sent {
                 view.machine.heed_sends();
             }
             has_sent
         });
         if has_sent == Some(true) {
+            self.is_flushing.set(false);
             return Poll::Ready(Ok(()));
         }
         self.is_flushing.set(true);
@@ -285,6 +317,20 @@ impl Core {
             self.wakes.call();
         }
         Poll::Pending
+    }
+
+    /// If somebody waits until everything is sent: looks whether it is.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn look_at_flush(&self, view: &mut View<'_>) {
+        if view.machine.has_sent_all(view.key.slot, view.pools) {
+            view.machine.ignore_sends();
+            self.is_flushing.set(false);
+            self.sender.wake();
+        } else {
+            // It was asked for by somebody who could not reach the connection.
+            view.machine.heed_sends();
+        }
     }
 
     /// There is room again.
@@ -370,4 +416,14 @@ impl Core {
         self.sender.forget();
         if self.has_receiver.get() { self.shutdown() } else { self.close() }
     }
+}
+
+/// A copy of the first `most` bytes of `parts`.
+fn beginning(parts: &[io::IoSlice<'_>], most: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>().min(most));
+    for part in parts {
+        let room = most - bytes.len();
+        bytes.extend_from_slice(&part[..part.len().min(room)]);
+    }
+    bytes
 }

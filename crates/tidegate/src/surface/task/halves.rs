@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
+use std::task::{self, Poll};
 
 use super::core::Core;
 use super::{Context, Error};
@@ -32,10 +34,47 @@ impl Receiver {
     /// # Errors
     /// [`Error::Closed`] when the connection has ended otherwise, after everything that was received.
     pub async fn recv(&mut self) -> Result<Option<Buffer>, Error> {
-        if let Some(rest) = self.rest.take() {
-            return Ok(Some(rest));
+        poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    /// As [`recv`](Self::recv), for futures that are written by hand.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_recv(&mut self, context: &mut task::Context<'_>) -> Poll<Result<Option<Buffer>, Error>> {
+        match self.rest.take() {
+            Some(rest) => Poll::Ready(Ok(Some(rest))),
+            None => self.core.poll_receive(context),
         }
-        poll_fn(|context| self.core.poll_receive(context)).await
+    }
+
+    /// What has come, to be read piece by piece: empty when the peer has finished. It stays until it is [consumed](Self::consume).
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn poll_fill(&mut self, context: &mut task::Context<'_>) -> Poll<Result<&[u8], Error>> {
+        if self.rest.is_none() {
+            match self.core.poll_receive(context) {
+                Poll::Ready(Ok(buffer)) => self.rest = buffer,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(self.rest.as_deref().unwrap_or_default()))
+    }
+
+    /// The first `count` bytes of what [`poll_fill`](Self::poll_fill) has shown were read.
+    ///
+    /// # Panics
+    /// If it has shown fewer.
+    pub fn consume(&mut self, count: usize) {
+        match &mut self.rest {
+            Some(rest) if rest.len() > count => rest.advance(count),
+            rest => {
+                let shown = rest.take().map_or(0, |rest| rest.len());
+                assert_eq!(count, shown, "{count} bytes consumed of {shown}");
+            }
+        }
     }
 
     /// As [`Connection::closed`](super::Connection::closed).
@@ -94,6 +133,42 @@ impl Sender {
     pub async fn send(&mut self, payload: impl Into<Payload>) -> Result<(), Error> {
         let mut payload = Some(payload.into());
         poll_fn(|context| self.core.poll_send(context, &mut payload)).await
+    }
+
+    /// As [`send`](Self::send), for futures that are written by hand: takes the message out of `payload` when it is ready with `Ok`.
+    ///
+    /// # Errors
+    /// As there; the message stays in `payload`.
+    pub fn poll_send(
+        &mut self,
+        context: &mut task::Context<'_>,
+        payload: &mut Option<Payload>,
+    ) -> Poll<Result<(), Error>> {
+        self.core.poll_send(context, payload)
+    }
+
+    /// Sends a copy of some of these bytes, when flow control has room for them: as many of them as make a good message, at most
+    /// [`COPY_BYTES_MAX`](Self::COPY_BYTES_MAX). Returns how many.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn poll_write(
+        &mut self,
+        context: &mut task::Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<Result<usize, Error>> {
+        self.core.poll_write(context, parts)
+    }
+
+    /// What one [`poll_write`](Self::poll_write) copies at most, in bytes: a quarter of the default queue.
+    pub const COPY_BYTES_MAX: usize = 16 << 10;
+
+    /// As [`flush`](Self::flush), for futures that are written by hand.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_flush(&mut self, context: &mut task::Context<'_>) -> Poll<Result<(), Error>> {
+        self.core.poll_flush(context)
     }
 
     /// Takes a message now, or gives it back: exactly as [`Connection::send`](crate::Connection::send) does.

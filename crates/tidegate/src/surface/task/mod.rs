@@ -35,6 +35,8 @@ mod offload;
 mod sleeps;
 mod spawn;
 mod table;
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+mod traits;
 mod waiters;
 mod wakes;
 
@@ -45,4 +47,6 @@ pub use self::halves::{Receiver, Sender};
 pub use self::offload::OffloadError;
 pub use self::sleeps::{Elapsed, Sleep, Timeout, Timer};
 pub use self::spawn::{Aborted, JoinHandle, SpawnRefused};
+pub use crate::memory::ThreadBound;
+
 pub(super) use self::table::{TaskTable, place_bytes};

@@ -99,6 +99,9 @@ where
             hosted.core.wakes.set_now(view.context.now);
             hosted.core.wakes.set_polled(true);
             tell(&hosted.core, &mut view);
+            if hosted.core.is_flushing.get() {
+                hosted.core.look_at_flush(&mut view);
+            }
             hosted.run(&mut view);
         }
     }
@@ -247,12 +250,7 @@ where
     }
 
     fn on_sent(&mut self, key: u32, view: View<'_>, _: usize) {
-        self.happened(key, view, |core, view| {
-            if view.machine.has_sent_all() {
-                view.machine.ignore_sends();
-                core.sender.wake();
-            }
-        });
+        self.happened(key, view, |_, _| {});
     }
 
     fn on_peer_shutdown(&mut self, key: u32, view: View<'_>) {
@@ -299,6 +297,13 @@ where
     fn is_busy(&self, key: u32) -> bool {
         match self.tasks.get(key) {
             Some(Place::Hosted(hosted)) => hosted.core.is_busy(),
+            _ => false,
+        }
+    }
+
+    fn is_flushing(&self, key: u32) -> bool {
+        match self.tasks.get(key) {
+            Some(Place::Hosted(hosted)) => hosted.core.is_flushing.get(),
             _ => false,
         }
     }

@@ -76,9 +76,10 @@ impl Wakes {
 
     /// Lets the I/O thread call the connection, unless it is doing so.
     pub(super) fn call(&self) {
-        // What this thread has set itself it reads as it is; for others it says nothing.
-        if here() != self.home || !self.is_polled.load(Ordering::Relaxed) {
+        if here() != self.home {
             self.thread.request(self.key, Request::Wake);
+        } else if !self.is_polled.load(Ordering::Relaxed) {
+            self.thread.request_here(self.key, Request::Wake);
         }
     }
 
