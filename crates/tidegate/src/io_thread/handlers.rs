@@ -144,6 +144,8 @@ pub(crate) struct Context {
     pub shared: Arc<ThreadShared>,
     /// Which I/O thread this is.
     pub thread: usize,
+    /// The server is draining, or aborting.
+    pub is_draining: bool,
 }
 
 impl Context {

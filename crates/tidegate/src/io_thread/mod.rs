@@ -299,6 +299,7 @@ impl<E: Engine> IoThread<E> {
             groups: Groups::new(setup.groups_per_connection),
             shared: Arc::clone(&setup.shared.threads[setup.number]),
             thread: setup.number,
+            is_draining: false,
         };
         let flows = Flows::new(&setup.flows, slots);
         // Their own random numbers: those of handlers are the same with filters and without.

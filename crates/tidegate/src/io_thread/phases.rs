@@ -17,6 +17,7 @@ impl<E: Engine> IoThread<E> {
     #[inline(never)]
     fn enter_phase(&mut self, phase: Phase) {
         self.phase = phase;
+        self.context.is_draining = true;
         self.cancel_connects();
         self.groups_follow(phase);
         if let Some(acceptor) = &mut self.acceptor {

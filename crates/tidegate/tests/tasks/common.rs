@@ -20,6 +20,14 @@ pub fn server(limits: Limits) -> ServerBuilder {
     Server::builder().threads(NonZeroUsize::MIN).limits(limits)
 }
 
+/// Before the first client comes.
+pub const SOON: Duration = Duration::from_millis(1);
+
+/// Bytes that tell by their values where they belong.
+pub fn numbered(count: usize) -> Vec<u8> {
+    (0..count).map(|number| (number ^ number >> 8) as u8).collect()
+}
+
 /// A clean world with a server whose connections `serve` serves.
 pub fn world<F, Fut>(limits: Limits, serve: F) -> (Simulation, SocketAddr)
 where
@@ -46,6 +54,10 @@ pub enum Do {
     Finish,
     /// Waits for the end of what the server sends.
     AwaitEnd,
+    /// Waits this long.
+    Pause(Duration),
+    /// Reads nothing more until the next pause is over.
+    StopReading,
     Close,
     Reset,
 }
@@ -54,13 +66,19 @@ pub enum Do {
 pub struct Scripted {
     steps: std::collections::VecDeque<Do>,
     written: usize,
+    until: Option<tidegate::Time>,
+    is_reading: bool,
     seen: Rc<RefCell<Seen>>,
 }
 
 /// Lets a client begin that follows `steps`, `after` from now.
 pub fn client(simulation: &mut Simulation, address: SocketAddr, after: Duration, steps: Vec<Do>) -> Rc<RefCell<Seen>> {
     let seen = Rc::new(RefCell::new(Seen::default()));
-    simulation.client(address, after, Scripted { steps: steps.into(), written: 0, seen: Rc::clone(&seen) });
+    simulation.client(
+        address,
+        after,
+        Scripted { steps: steps.into(), written: 0, until: None, is_reading: true, seen: Rc::clone(&seen) },
+    );
     seen
 }
 
@@ -81,8 +99,10 @@ impl Scripted {
 
 impl Client for Scripted {
     fn turn(&mut self, peer: &mut Peer) -> Next {
-        self.read(peer);
         loop {
+            if self.is_reading {
+                self.read(peer);
+            }
             let Some(step) = self.steps.front() else { return Next::Close };
             let (received, ended) = (self.seen.borrow().bytes.len(), self.seen.borrow().ended);
             match step {
@@ -97,6 +117,16 @@ impl Client for Scripted {
                 },
                 Do::Await(count) if received >= *count || ended.is_some() => {}
                 Do::AwaitEnd if ended.is_some() => {}
+                Do::Pause(time) => match self.until {
+                    Some(until) if peer.now() >= until => (self.until, self.is_reading) = (None, true),
+                    Some(_) => return Next::Wait,
+                    None => {
+                        self.until = Some(peer.now() + *time);
+                        peer.wake_after(*time);
+                        return Next::Wait;
+                    }
+                },
+                Do::StopReading => self.is_reading = false,
                 Do::Await(_) | Do::AwaitEnd => return Next::Wait,
                 Do::Finish => drop(peer.shutdown_write()),
                 Do::Close => return Next::Close,

@@ -1,12 +1,8 @@
 //! What most tasks do: receive and send.
 
-use std::time::Duration;
-
 use tidegate::{CloseReason, Limits, task};
 
-use crate::common::{Do, client, world};
-
-const SOON: Duration = Duration::from_millis(1);
+use crate::common::{Do, SOON, client, numbered, world};
 
 async fn echo(mut connection: task::Connection) -> Result<(), task::Error> {
     while let Some(data) = connection.recv().await? {
@@ -18,7 +14,7 @@ async fn echo(mut connection: task::Connection) -> Result<(), task::Error> {
 #[test]
 fn an_echo_returns_everything_and_ends_when_its_peer_does() {
     let (mut simulation, address) = world(Limits::default(), echo);
-    let all: Vec<u8> = (0..300_000_u32).map(|number| number as u8).collect();
+    let all = numbered(300_000);
     let steps = vec![Do::Write(all.clone()), Do::Finish, Do::AwaitEnd];
     let seen = client(&mut simulation, address, SOON, steps);
     let report = simulation.run().expect("no violation");

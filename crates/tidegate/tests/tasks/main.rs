@@ -2,3 +2,10 @@
 
 mod common;
 mod echo;
+mod endings;
+mod offloading;
+mod receiving;
+mod sending;
+mod spawning;
+mod timing;
+mod waking;

@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{Error, Sender};
 use super::offload::Expecting;
 use super::spawn::Spawned;
 use super::waiters::{Waiter, Waiters};
 use super::wakes::Wakes;
+use super::{Error, Sender};
 use crate::connection::{CloseReason, Refusal, Refused, Sent};
 use crate::io_thread::{Accepted, Connected, View};
 use crate::memory::{Buffer, Lendable, Lent, Payload};
@@ -231,7 +231,9 @@ impl Core {
             match self.poll_send(context, &mut Some(bytes.into())) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(length)),
                 // A queue or send memory that is smaller than usual: with the overhead of a message in mind, half of it fits.
-                Poll::Ready(Err(Error::TooLarge { limit_bytes, .. })) if (2..=2 * most).contains(&limit_bytes) && length > 1 => {
+                Poll::Ready(Err(Error::TooLarge { limit_bytes, .. }))
+                    if (2..=2 * most).contains(&limit_bytes) && length > 1 =>
+                {
                     most = (limit_bytes / 2).min(length / 2);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -347,10 +349,6 @@ impl Core {
         self.wish(Wishes { shutdown: true, ..self.wishes.get() });
     }
 
-    pub(super) fn close(&self) {
-        self.wish(Wishes { close: true, ..self.wishes.get() });
-    }
-
     pub(super) fn abort(&self) {
         self.wish(Wishes { abort: true, ..self.wishes.get() });
     }
@@ -358,6 +356,14 @@ impl Core {
     fn wish(&self, wishes: Wishes) {
         self.wishes.set(wishes);
         if self.with(|view| self.grant(view)).is_none() && self.ended.get().is_none() {
+            self.wakes.call();
+        }
+    }
+
+    /// The same when the tasks have been polled: what is dropped on the way to an error doesn't end in order.
+    fn wish_later(&self, wishes: Wishes) {
+        self.wishes.set(wishes);
+        if self.ended.get().is_none() {
             self.wakes.call();
         }
     }
@@ -407,14 +413,18 @@ impl Core {
         drop(self.inbox.take());
         self.receiver.forget();
         if !self.has_sender.get() {
-            self.close();
+            self.wish_later(Wishes { close: true, ..self.wishes.get() });
         }
     }
 
     pub(super) fn drop_sender(&self) {
         self.has_sender.set(false);
         self.sender.forget();
-        if self.has_receiver.get() { self.shutdown() } else { self.close() }
+        let wishes = self.wishes.get();
+        self.wish_later(match self.has_receiver.get() {
+            true => Wishes { shutdown: true, ..wishes },
+            false => Wishes { close: true, ..wishes },
+        });
     }
 }
 

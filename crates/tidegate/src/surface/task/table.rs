@@ -187,7 +187,8 @@ impl<Fut: Future<Output = Result<(), Error>>> Hosted<Fut> {
     /// The connection is over: what waits for it gets to know why, and has one more chance to do something about it.
     fn end(mut self, reason: CloseReason) {
         self.core.end(reason);
-        let _ = self.poll_ready();
+        // An error of the main task keeps the others from nothing.
+        while self.poll_ready().is_some() {}
         self.drop_tasks();
     }
 
@@ -231,6 +232,7 @@ where
         wakes.set_now(view.context.now);
         wakes.set_polled(true);
         let core = Core::new(wakes, *origin, sync::Arc::clone(&self.mailbox), self.spawned_limit, view.random());
+        core.is_draining.set(view.context.is_draining);
         view.machine.ignore_sends();
         let serve = &self.serve;
         let main = core.view.lend(&mut view, || Box::pin(serve(Connection::new(&core))));
