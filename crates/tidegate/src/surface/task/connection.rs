@@ -1,8 +1,10 @@
 //! A connection, as its task sees it.
 
 use std::fmt;
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use super::core::{Core, Origin};
@@ -61,6 +63,58 @@ impl Connection {
     /// As there.
     pub async fn flush(&mut self) -> Result<(), Error> {
         self.sender.flush().await
+    }
+
+    /// As [`Receiver::poll_recv`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_recv(&mut self, context: &mut task::Context<'_>) -> Poll<Result<Option<Buffer>, Error>> {
+        self.receiver.poll_recv(context)
+    }
+
+    /// As [`Receiver::poll_fill`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_fill(&mut self, context: &mut task::Context<'_>) -> Poll<Result<&[u8], Error>> {
+        self.receiver.poll_fill(context)
+    }
+
+    /// As [`Receiver::consume`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn consume(&mut self, count: usize) {
+        self.receiver.consume(count);
+    }
+
+    /// As [`Sender::poll_send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_send(
+        &mut self,
+        context: &mut task::Context<'_>,
+        payload: &mut Option<Payload>,
+    ) -> Poll<Result<(), Error>> {
+        self.sender.poll_send(context, payload)
+    }
+
+    /// As [`Sender::poll_write`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_write(&mut self, context: &mut task::Context<'_>, parts: &[IoSlice<'_>]) -> Poll<Result<usize, Error>> {
+        self.sender.poll_write(context, parts)
+    }
+
+    /// As [`Sender::poll_flush`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_flush(&mut self, context: &mut task::Context<'_>) -> Poll<Result<(), Error>> {
+        self.sender.poll_flush(context)
     }
 
     /// As [`Sender::shutdown`].
