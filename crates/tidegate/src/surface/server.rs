@@ -219,6 +219,11 @@ impl ServerBuilder {
         self.add_client(client, task_table_maker(serve), PlaceBytes::OfTask(place_bytes::<Fut>))
     }
 
+    /// Outgoing connections that tasks ask for, wait for and use: see [`task::Connector`].
+    pub fn connector(self, client: Client) -> (Self, task::Connector) {
+        task::Connector::add(self, client)
+    }
+
     fn add_client(mut self, client: Client, table: TableMaker, handler_bytes: PlaceBytes) -> (Self, Connector) {
         let connector = Connector::new(self.clients.len(), std::sync::Arc::clone(&self.for_connectors));
         let (limiter, flow) = (client.its_limiter().cloned(), client.flow_control().cloned());

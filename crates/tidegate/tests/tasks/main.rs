@@ -1,6 +1,7 @@
 //! Connections served by tasks, in simulated worlds.
 
 mod common;
+mod connecting;
 mod echo;
 mod endings;
 mod offloading;

@@ -190,10 +190,7 @@ impl Connection {
 
     /// Which I/O thread this connection lives on, from 0.
     pub fn io_thread(&self) -> usize {
-        match &self.core().origin {
-            Origin::Accepted(accepted) => accepted.io_thread,
-            Origin::Connected(connected) => connected.io_thread,
-        }
+        self.core().origin.io_thread()
     }
 
     /// As [`Context::now`].
@@ -258,7 +255,7 @@ impl Connection {
         self.sender.leave(group)
     }
 
-    /// As [`Connection::flow`](crate::Connection::flow).
+    /// As [`Sender::flow`].
     pub fn flow(&self) -> Option<FlowControl> {
         self.sender.flow()
     }
@@ -271,7 +268,7 @@ impl Connection {
         self.sender.set_flow(flow)
     }
 
-    /// As [`Connection::queue_state`](crate::Connection::queue_state).
+    /// As [`Sender::queue_state`].
     pub fn queue_state(&self) -> Option<QueueState> {
         self.sender.queue_state()
     }

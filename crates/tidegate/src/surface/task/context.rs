@@ -83,6 +83,11 @@ impl Context {
         offload::offload(Rc::clone(&self.core), work).await
     }
 
+    /// Which I/O thread this is, from 0.
+    pub fn io_thread(&self) -> usize {
+        self.core.origin.io_thread()
+    }
+
     /// A random number: from the seed in a simulation. Not for secrets.
     pub fn random(&self) -> u64 {
         self.core.random()

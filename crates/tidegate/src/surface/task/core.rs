@@ -32,6 +32,15 @@ pub(super) enum Origin {
     Connected(Connected),
 }
 
+impl Origin {
+    pub(super) fn io_thread(&self) -> usize {
+        match self {
+            Self::Accepted(accepted) => accepted.io_thread,
+            Self::Connected(connected) => connected.io_thread,
+        }
+    }
+}
+
 /// A connection with tasks. Everything here stays on its thread.
 pub(super) struct Core {
     /// The connection, while its tasks are polled.
@@ -41,12 +50,13 @@ pub(super) struct Core {
     pub(super) mailbox: sync::Arc<Mailbox<Infallible>>,
     /// What was received and nobody has taken yet: at most one buffer, because reading pauses then.
     pub(super) inbox: Cell<Option<Buffer>>,
+    /// Reading was paused for it.
+    pub(super) is_paused: Cell<bool>,
     /// The peer has finished, and that comes after what is in the inbox.
     pub(super) has_finished: Cell<bool>,
     /// More was sent than should wait: the next message waits until there is room.
     pub(super) is_over_mark: Cell<bool>,
-    /// Somebody waits until everything is sent.
-    pub(super) is_flushing: Cell<bool>,
+    flush: Cell<Flush>,
     /// Why the connection has ended.
     pub(super) ended: Cell<Option<CloseReason>>,
     pub(super) is_draining: Cell<bool>,
@@ -56,10 +66,13 @@ pub(super) struct Core {
     pub(super) has_sender: Cell<bool>,
     /// Those who keep the drain from closing the connection as idle.
     pub(super) busy: Cell<u32>,
-    /// What somebody wants done who was not polled by this connection; see [`Wishes`].
+    /// What is to be done when the connection is called next: what follows from a drop, and whatever is wished by somebody who is not
+    /// polled by this connection.
     wishes: Cell<Wishes>,
     /// A message of such a one.
     outbox: Cell<Option<Payload>>,
+    /// There is something in these two.
+    has_wishes: Cell<bool>,
     pub(super) receiver: Waiter,
     pub(super) sender: Waiter,
     /// Those who wait for the end, for the drain, or for room for a job.
@@ -68,6 +81,15 @@ pub(super) struct Core {
     pub(super) expecting: Expecting,
     /// The state of its random numbers.
     random: Cell<u64>,
+}
+
+/// Whether somebody waits until everything is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    Idle,
+    Wanted,
+    /// It is, and who waits has not seen it yet.
+    Done,
 }
 
 /// What is to be done when the connection is called next.
@@ -94,7 +116,9 @@ impl Core {
             inbox: Cell::new(None),
             has_finished: Cell::new(false),
             is_over_mark: Cell::new(false),
-            is_flushing: Cell::new(false),
+            flush: Cell::new(Flush::Idle),
+            is_paused: Cell::new(false),
+            has_wishes: Cell::new(false),
             ended: Cell::new(None),
             is_draining: Cell::new(false),
             is_hungry: Cell::new(false),
@@ -146,8 +170,8 @@ impl Core {
     /// The next that was received.
     pub(super) fn poll_receive(&self, context: &mut Context<'_>) -> Poll<Result<Option<Buffer>, Error>> {
         if let Some(buffer) = self.inbox.take() {
-            if !self.view.is_lent() {
-                // Reading goes on when the connection is called.
+            if self.is_paused.get() {
+                // Reading goes on when the connection is called, which it is if it is one of its own tasks that receives.
                 self.wakes.call();
             }
             return Poll::Ready(Ok(Some(buffer)));
@@ -255,13 +279,22 @@ impl Core {
     }
 
     fn send_by(&self, view: &mut View<'_>, message: &mut Option<Payload>) -> Result<Sent, Refused> {
-        if let Err(refused) = self.send_outbox(view) {
-            let Some(payload) = message.take() else { return Err(refused) };
-            let why = refused.why;
-            self.outbox.set(Some(refused.payload));
-            return Err(Refused { payload, why });
+        if self.has_wishes.get() {
+            self.grant(view);
+            if self.has_wishes.get()
+                && let Some(payload) = message.take()
+            {
+                // What waits in the outbox goes first.
+                return self.send_later(payload);
+            }
         }
-        let Some(payload) = message.take() else { return Ok(Sent::Queued) };
+        match message.take() {
+            Some(payload) => self.submit(view, payload),
+            None => Ok(Sent::Queued),
+        }
+    }
+
+    fn submit(&self, view: &mut View<'_>, payload: Payload) -> Result<Sent, Refused> {
         let sent = view.send(payload);
         if matches!(sent, Ok(Sent::OverMark)) {
             // A policy that drops doesn't want its producers to wait.
@@ -273,25 +306,22 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn send_later(&self, payload: Payload) -> Result<Sent, Refused> {
-        if self.ended.get().is_some() || self.wishes.get().shutdown || self.wishes.get().close {
+        let wishes = self.wishes.get();
+        if self.ended.get().is_some() || wishes.shutdown || wishes.close || wishes.abort {
             return Err(Refused { payload, why: Refusal::Closing });
         }
-        if let Some(before) = self.outbox.take() {
-            let (queued_bytes, limit_bytes) = (before.held_bytes(), before.held_bytes());
+        let before = self.outbox.take();
+        if let Some(before) = before {
+            let bytes = before.held_bytes();
             self.outbox.set(Some(before));
-            return Err(Refused {
-                payload,
-                why: Refusal::Full { queued_bytes, limit_bytes, queued_messages: 1, limit_messages: 1 },
-            });
+            let why = Refusal::Full { queued_bytes: bytes, limit_bytes: bytes, queued_messages: 1, limit_messages: 1 };
+            return Err(Refused { payload, why });
         }
         self.outbox.set(Some(payload));
+        self.has_wishes.set(true);
+        self.flush.set(Flush::Idle);
         self.wakes.call();
         Ok(Sent::Queued)
-    }
-
-    fn send_outbox(&self, view: &mut View<'_>) -> Result<(), Refused> {
-        let Some(payload) = self.outbox.take() else { return Ok(()) };
-        view.send(payload).map(drop)
     }
 
     /// Waits until the system has taken everything.
@@ -299,38 +329,44 @@ impl Core {
         if let Some(reason) = self.ending() {
             return Poll::Ready(Err(Error::Closed(reason)));
         }
-        let outbox = self.outbox.take();
-        let is_empty = outbox.is_none();
-        self.outbox.set(outbox);
         let has_sent = self.with(|view| {
-            let has_sent = is_empty && view.machine.has_sent_all(view.key.slot, view.pools);
+            self.grant(view);
+            let has_sent = self.has_sent_all(view);
             if !has_sent {
                 view.machine.heed_sends();
             }
             has_sent
         });
-        if has_sent == Some(true) {
-            self.is_flushing.set(false);
+        // Who can't reach the connection has to be told.
+        if has_sent.unwrap_or(self.flush.get() == Flush::Done) {
+            self.flush.set(Flush::Idle);
             return Poll::Ready(Ok(()));
         }
-        self.is_flushing.set(true);
         self.sender.register(context.waker());
-        if has_sent.is_none() {
+        if self.flush.replace(Flush::Wanted) != Flush::Wanted && has_sent.is_none() {
             self.wakes.call();
         }
         Poll::Pending
+    }
+
+    fn has_sent_all(&self, view: &View<'_>) -> bool {
+        !self.has_wishes.get() && view.machine.has_sent_all(view.key.slot, view.pools)
+    }
+
+    /// Whether somebody waits until everything is sent.
+    pub(super) fn is_flushing(&self) -> bool {
+        self.flush.get() == Flush::Wanted
     }
 
     /// If somebody waits until everything is sent: looks whether it is.
     #[cold]
     #[inline(never)]
     pub(super) fn look_at_flush(&self, view: &mut View<'_>) {
-        if view.machine.has_sent_all(view.key.slot, view.pools) {
+        if self.has_sent_all(view) {
             view.machine.ignore_sends();
-            self.is_flushing.set(false);
+            self.flush.set(Flush::Done);
             self.sender.wake();
         } else {
-            // It was asked for by somebody who could not reach the connection.
             view.machine.heed_sends();
         }
     }
@@ -354,39 +390,52 @@ impl Core {
     }
 
     fn wish(&self, wishes: Wishes) {
-        self.wishes.set(wishes);
-        if self.with(|view| self.grant(view)).is_none() && self.ended.get().is_none() {
-            self.wakes.call();
-        }
+        self.wish_later(wishes);
+        self.with(|view| self.grant(view));
     }
 
     /// The same when the tasks have been polled: what is dropped on the way to an error doesn't end in order.
     fn wish_later(&self, wishes: Wishes) {
         self.wishes.set(wishes);
+        self.has_wishes.set(true);
         if self.ended.get().is_none() {
             self.wakes.call();
         }
     }
 
-    /// Does what was wished, in the order in which it makes sense.
+    /// Does what is to be done, if anything is.
     pub(super) fn grant(&self, view: &mut View<'_>) {
-        if let Err(refused) = self.send_outbox(view) {
-            match refused.why {
-                Refusal::Full { .. } | Refusal::NoMemory { .. } if !self.wishes.get().abort => {
-                    self.outbox.set(Some(refused.payload));
-                    return;
+        if self.has_wishes.get() {
+            self.grant_wishes(view);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grant_wishes(&self, view: &mut View<'_>) {
+        let wishes = self.wishes.get();
+        if wishes.abort {
+            drop(self.outbox.take());
+            view.abort();
+        }
+        if let Some(payload) = self.outbox.take() {
+            match self.submit(view, payload) {
+                Ok(_) => self.sender.wake(),
+                Err(Refused { payload, why: Refusal::Full { .. } | Refusal::NoMemory { .. } }) => {
+                    // It is tried again when there is room; what is to be done after it waits too.
+                    return self.outbox.set(Some(payload));
                 }
-                Refusal::TooLarge { .. } => {
-                    tracing::error!(why = %refused.why, "a task has sent a message to another connection that is too large for it");
-                    return view.machine.abort(CloseReason::TaskFailed, view.pools);
+                Err(Refused { why: why @ Refusal::TooLarge { .. }, .. }) => {
+                    tracing::error!(%why, "a message from a task of another connection can't be sent: the connection is reset");
+                    view.machine.abort(CloseReason::TaskFailed, view.pools);
                 }
-                _ => {}
+                // It has ended, or is about to.
+                Err(_) => {}
             }
         }
-        let wishes = self.wishes.take();
-        if wishes.abort {
-            view.abort();
-        } else if wishes.close {
+        self.has_wishes.set(false);
+        self.wishes.set(Wishes::default());
+        if wishes.close {
             // Whoever has finished after its peer has ended nothing.
             let reason = if self.has_finished.get() { CloseReason::Finished } else { CloseReason::ClosedByHandler };
             view.machine.close(reason, view.context.now, view.pools);
@@ -399,6 +448,7 @@ impl Core {
     pub(super) fn end(&self, reason: CloseReason) {
         self.ended.set(Some(reason));
         self.is_over_mark.set(false);
+        self.has_wishes.set(false);
         drop(self.outbox.take());
         self.receiver.wake();
         self.sender.wake();

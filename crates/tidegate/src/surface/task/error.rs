@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Elapsed, OffloadError, SpawnRefused};
+use super::{Elapsed, NotConnected, OffloadError, SpawnRefused};
 use crate::connection::CloseReason;
 
 /// Why something was not done for a task. What a task returns: then its connection is reset, as
@@ -33,6 +33,9 @@ pub enum Error {
     /// A job was not offloaded.
     #[error(transparent)]
     Offload(#[from] OffloadError),
+    /// A connection was not made.
+    #[error(transparent)]
+    Connect(#[from] NotConnected),
     /// Something that the task itself uses has failed.
     #[error(transparent)]
     Io(io::Error),
@@ -75,6 +78,7 @@ impl From<Error> for io::Error {
             Error::Closed(_) => io::ErrorKind::ConnectionAborted,
             Error::TooLarge { .. } => io::ErrorKind::InvalidInput,
             Error::Elapsed(_) => io::ErrorKind::TimedOut,
+            Error::Connect(_) => io::ErrorKind::NotConnected,
             Error::Spawn(_) | Error::Offload(_) | Error::Other(_) => io::ErrorKind::Other,
             Error::Io(_) => return if let Error::Io(error) = error { error } else { io::ErrorKind::Other.into() },
         };

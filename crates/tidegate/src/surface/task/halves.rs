@@ -209,7 +209,7 @@ impl Sender {
     /// # Errors
     /// As there.
     pub fn join(&mut self, group: &Group) -> Result<bool, JoinRefusal> {
-        self.with(|connection| connection.join(group)).unwrap_or(Ok(false))
+        self.with(|connection| connection.join(group)).unwrap_or(Err(JoinRefusal::OutOfReach))
     }
 
     /// As [`Connection::leave`](crate::Connection::leave).
@@ -217,7 +217,7 @@ impl Sender {
         self.with(|connection| connection.leave(group)).unwrap_or(false)
     }
 
-    /// As [`Connection::flow`](crate::Connection::flow).
+    /// As [`Connection::flow`](crate::Connection::flow); `None` when the connection has ended, or for a task of another connection.
     pub fn flow(&self) -> Option<FlowControl> {
         self.with(|connection| connection.flow())
     }
@@ -227,10 +227,11 @@ impl Sender {
     /// # Errors
     /// As there.
     pub fn set_flow(&mut self, flow: FlowControl) -> Result<(), FlowError> {
-        self.with(|connection| connection.set_flow(flow)).unwrap_or(Ok(()))
+        self.with(|connection| connection.set_flow(flow)).unwrap_or_else(|| Err(FlowError::out_of_reach()))
     }
 
-    /// As [`Connection::queue_state`](crate::Connection::queue_state).
+    /// As [`Connection::queue_state`](crate::Connection::queue_state); `None` when the connection has ended, or for a task of another
+    /// connection.
     pub fn queue_state(&self) -> Option<QueueState> {
         self.with(|connection| connection.queue_state())
     }

@@ -27,6 +27,7 @@
 //! gets [`Error::Closed`] with the reason; the tasks are polled once more, and then dropped.
 
 mod connection;
+mod connector;
 mod context;
 mod core;
 mod error;
@@ -41,6 +42,7 @@ mod waiters;
 mod wakes;
 
 pub use self::connection::Connection;
+pub use self::connector::{Connector, NotConnected};
 pub use self::context::{Busy, Context};
 pub use self::error::Error;
 pub use self::halves::{Receiver, Sender};

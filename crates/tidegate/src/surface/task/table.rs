@@ -58,7 +58,6 @@ struct Hosted<Fut> {
     /// `None` once it is over.
     main: Option<Pin<Box<Fut>>>,
     waker: Waker,
-    is_paused: bool,
     /// What the timer is set to.
     timer: Time,
 }
@@ -99,7 +98,8 @@ where
             hosted.core.wakes.set_now(view.context.now);
             hosted.core.wakes.set_polled(true);
             tell(&hosted.core, &mut view);
-            if hosted.core.is_flushing.get() {
+            hosted.core.grant(&mut view);
+            if hosted.core.is_flushing() {
                 hosted.core.look_at_flush(&mut view);
             }
             hosted.run(&mut view);
@@ -129,8 +129,8 @@ impl<Fut: Future<Output = Result<(), Error>>> Hosted<Fut> {
         core.wakes.set_polled(false);
         core.grant(view);
         let is_full = core.is_full();
-        if is_full != self.is_paused {
-            self.is_paused = is_full;
+        if is_full != core.is_paused.get() {
+            core.is_paused.set(is_full);
             if is_full { view.machine.pause_read() } else { view.machine.resume_read() }
         }
         self.set_timer(view);
@@ -236,7 +236,7 @@ where
         view.machine.ignore_sends();
         let serve = &self.serve;
         let main = core.view.lend(&mut view, || Box::pin(serve(Connection::new(&core))));
-        let hosted = Hosted { core, main: Some(main), waker, is_paused: false, timer: Time::MAX };
+        let hosted = Hosted { core, main: Some(main), waker, timer: Time::MAX };
         *place = Place::Hosted(hosted);
         if let Place::Hosted(hosted) = place {
             hosted.run(&mut view);
@@ -305,7 +305,7 @@ where
 
     fn is_flushing(&self, key: u32) -> bool {
         match self.tasks.get(key) {
-            Some(Place::Hosted(hosted)) => hosted.core.is_flushing.get(),
+            Some(Place::Hosted(hosted)) => hosted.core.is_flushing(),
             _ => false,
         }
     }
