@@ -475,6 +475,22 @@ mod tests {
     }
 
     #[test]
+    fn a_wake_comes_beside_the_wish_to_close_and_a_stale_one_not_at_all() {
+        let requests = CloseRequests::new(2);
+        requests.open(key(0, 1));
+        assert!(requests.request(key(0, 1), Request::Wake));
+        assert!(!requests.request(key(0, 1), Request::Wake), "once is enough");
+        requests.request(key(0, 1), Request::Close);
+        assert!(!requests.is_empty());
+        assert_eq!(taken(&requests), [(key(0, 1), Request::Wake), (key(0, 1), Request::Close)]);
+        assert!(requests.request(key(0, 1), Request::Wake));
+        requests.release(key(0, 1));
+        requests.open(key(0, 2));
+        assert_eq!(taken(&requests), []);
+        assert!(requests.is_empty());
+    }
+
+    #[test]
     fn a_stale_handle_touches_nobody() {
         let requests = CloseRequests::new(2);
         requests.open(key(0, 1));
@@ -545,6 +561,27 @@ mod loom_tests {
             // The close is acted on, or the abort that came before it was taken; the abort always is.
             assert_eq!(aborts, 1);
             assert!(closes <= 1);
+        });
+    }
+
+    #[test]
+    fn loom_a_wake_that_comes_while_the_last_is_taken_is_taken_later() {
+        loom::model(|| {
+            let requests = Arc::new(CloseRequests::new(1));
+            requests.open(key(1));
+            let done = Arc::new(AtomicBool::new(false));
+            let (other, its_done) = (Arc::clone(&requests), Arc::clone(&done));
+            let waker = thread::spawn(move || {
+                its_done.store(true, Ordering::Relaxed);
+                other.request(key(1), Request::Wake)
+            });
+            let woken_here = requests.request(key(1), Request::Wake);
+            let mut seen = false;
+            // Whoever is woken sees what was done before the wake.
+            requests.take(|_, _| seen |= done.load(Ordering::Relaxed));
+            let woken_there = waker.join().expect("the waker ends");
+            requests.take(|_, _| seen |= done.load(Ordering::Relaxed));
+            assert!(seen && (woken_here || woken_there));
         });
     }
 

@@ -5,8 +5,11 @@ mod connecting;
 mod echo;
 mod endings;
 mod offloading;
+mod real;
 mod receiving;
 mod sending;
 mod spawning;
 mod timing;
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+mod traits;
 mod waking;

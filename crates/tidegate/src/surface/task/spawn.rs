@@ -16,6 +16,8 @@ pub(super) struct Spawned {
     places: Vec<Place>,
     live: u32,
     limit: u32,
+    /// The connection has ended: what is spawned now is dropped at once.
+    is_over: bool,
 }
 
 /// A place for a task.
@@ -32,7 +34,7 @@ pub(super) const SPAWNED_BYTES: usize = 2 * size_of::<Place>() + size_of::<Spawn
 
 impl Spawned {
     pub(super) fn new(limit: u32) -> Self {
-        Self { places: Vec::new(), live: 0, limit }
+        Self { places: Vec::new(), live: 0, limit, is_over: false }
     }
 
     /// How many there are.
@@ -59,7 +61,7 @@ impl Spawned {
 
     /// Takes all tasks out, to be dropped.
     pub(super) fn take_all(&mut self) -> Vec<Pin<Box<dyn Future<Output = ()>>>> {
-        self.live = 0;
+        (self.live, self.is_over) = (0, true);
         std::mem::take(&mut self.places).into_iter().filter_map(|place| place.task).collect()
     }
 }
@@ -158,7 +160,11 @@ where
     });
     let joined = Joined { future, shared: Rc::clone(&shared) };
     let ends = Ends(Rc::clone(&shared));
-    let task = Box::pin(WithEnd { joined, _ends: ends });
+    let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(WithEnd { joined, _ends: ends });
+    if spawned.borrow().is_over {
+        drop(task);
+        return Ok(JoinHandle { shared });
+    }
     let number = spawned.borrow_mut().add(task, wakes)?;
     let waker = spawned.borrow().places[number as usize].waker.clone();
     waker.wake_by_ref();
