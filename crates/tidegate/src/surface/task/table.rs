@@ -329,3 +329,24 @@ where
 
     fn drop_message(&mut self) {}
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_with_a_small_task_takes_less_than_a_kilobyte_without_spawned_tasks_and_sleeps() {
+        type Small = std::future::Ready<Result<(), Error>>;
+        let none = Limits { tasks_per_connection: 0, sleeps_per_connection: 0, ..Limits::default() };
+        let bytes = place_bytes::<Small>(&none);
+        assert!(
+            bytes < 1024,
+            "{bytes} bytes: {} for what is shared, {} for wakes",
+            size_of::<Core>(),
+            size_of::<Wakes>()
+        );
+        let (spawned, sleeps) = (10 * (SPAWNED_BYTES + 2 * ALLOCATION_BYTES), 10 * SLEEP_BYTES);
+        let some = Limits { tasks_per_connection: 10, sleeps_per_connection: 10, ..Limits::default() };
+        assert_eq!(place_bytes::<Small>(&some), bytes + spawned + sleeps);
+    }
+}
