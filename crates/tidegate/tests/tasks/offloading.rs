@@ -84,7 +84,7 @@ fn a_result_that_nobody_waits_for_is_dropped_and_the_next_comes_to_its_own() {
 #[test]
 fn a_job_that_panics_ends_the_connection() {
     let (mut simulation, address) = world(limits(), |connection: task::Connection| async move {
-        let error = connection.offload(|| panic!("as planned")).await.map(|()| ()).expect_err("a panic");
+        let error = connection.offload::<(), _>(|| panic!("as planned")).await.expect_err("a panic");
         assert_eq!(error, task::OffloadError::Closed(CloseReason::OffloadPanicked));
         Err(error.into())
     });

@@ -32,7 +32,7 @@ impl Running {
         let bound = builder.listen_async(listener, serve).bind().expect("a free port");
         let (address, handle) = (bound.local_addrs()[0], bound.handle());
         let (say, report) = mpsc::channel();
-        std::thread::spawn(move || say.send(bound.run().expect("the engine works")));
+        std::thread::spawn(move || drop(say.send(bound.run().expect("the engine works"))));
         Self { address, handle, report }
     }
 

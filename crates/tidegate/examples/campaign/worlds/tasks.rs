@@ -81,9 +81,10 @@ impl Restless {
     /// A send that is dropped has sent nothing.
     async fn send_at_last(&mut self, data: Bytes) -> Result<(), Error> {
         loop {
-            match self.context.timeout(self.patience(), self.connection.send(data.clone())).await {
-                Ok(sent) => return sent,
-                Err(Elapsed) => {}
+            let patience = self.patience();
+            let send = self.connection.send(data.clone());
+            if let Ok(sent) = self.context.timeout(patience, send).await {
+                return sent;
             }
         }
     }
@@ -108,15 +109,12 @@ impl Restless {
         loop {
             let copy = data.clone();
             let job = self.context.offload(move || copy);
-            match self.context.timeout(self.patience(), job).await {
-                Ok(result) => {
-                    let result = result?;
-                    if result != data {
-                        self.complaints.add("a job has had the result of another".into());
-                    }
-                    return self.connection.send(result).await;
+            if let Ok(result) = self.context.timeout(self.patience(), job).await {
+                let result = result?;
+                if result != data {
+                    self.complaints.add("a job has had the result of another".into());
                 }
-                Err(Elapsed) => {}
+                return self.connection.send(result).await;
             }
         }
     }

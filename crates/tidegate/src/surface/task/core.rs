@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::offload::Expecting;
 use super::spawn::Spawned;
@@ -73,8 +73,12 @@ pub(super) struct Core {
     outbox: Cell<Option<Payload>>,
     /// There is something in these two.
     has_wishes: Cell<bool>,
-    pub(super) receiver: Waiter,
-    pub(super) sender: Waiter,
+    receiver: Waiter,
+    sender: Waiter,
+    /// That of the main task.
+    pub(super) waker: Waker,
+    /// The main task is to be polled, and it is the connection itself that knows: spares most requests the way through its waker.
+    pub(super) is_main_ready: Cell<bool>,
     /// Those who wait for the end, for the drain, or for room for a job.
     pub(super) changes: Waiters,
     pub(super) spawned: RefCell<Spawned>,
@@ -110,7 +114,6 @@ impl Core {
     ) -> Rc<Self> {
         Rc::new(Self {
             view: Lent::new(),
-            wakes,
             origin,
             mailbox,
             inbox: Cell::new(None),
@@ -129,9 +132,12 @@ impl Core {
             outbox: Cell::new(None),
             receiver: Waiter::default(),
             sender: Waiter::default(),
+            waker: Waker::from(Arc::clone(&wakes)),
+            is_main_ready: Cell::new(false),
             changes: Waiters::default(),
             spawned: RefCell::new(Spawned::new(spawned_limit)),
             random: Cell::new(random),
+            wakes,
             expecting: Expecting::default(),
         })
     }
@@ -149,6 +155,15 @@ impl Core {
     /// Why it has, which it has.
     pub(super) fn reason(&self) -> CloseReason {
         self.ending().unwrap_or(CloseReason::ClosedByHandler)
+    }
+
+    /// Wakes who waits there. Only what is called from a callback of the connection, or polled in one, may do so.
+    fn wake(&self, waiter: &Waiter) {
+        waiter.wake(&self.waker, || self.is_main_ready.set(true));
+    }
+
+    pub(super) fn wake_receiver(&self) {
+        self.wake(&self.receiver);
     }
 
     /// A random number.
@@ -191,7 +206,7 @@ impl Core {
     pub(super) fn receive(&self, buffer: Buffer) {
         self.inbox.set(Some(buffer));
         self.is_hungry.set(false);
-        self.receiver.wake();
+        self.wake(&self.receiver);
     }
 
     /// Whether the connection is not to be read from.
@@ -365,7 +380,7 @@ impl Core {
         if self.has_sent_all(view) {
             view.machine.ignore_sends();
             self.flush.set(Flush::Done);
-            self.sender.wake();
+            self.wake(&self.sender);
         } else {
             view.machine.heed_sends();
         }
@@ -374,7 +389,7 @@ impl Core {
     /// There is room again.
     pub(super) fn has_room(&self) {
         self.is_over_mark.set(false);
-        self.sender.wake();
+        self.wake(&self.sender);
         self.changes.wake_all();
     }
 }
@@ -420,7 +435,7 @@ impl Core {
         }
         if let Some(payload) = self.outbox.take() {
             match self.submit(view, payload) {
-                Ok(_) => self.sender.wake(),
+                Ok(_) => self.wake(&self.sender),
                 Err(Refused { payload, why: Refusal::Full { .. } | Refusal::NoMemory { .. } }) => {
                     // It is tried again when there is room; what is to be done after it waits too.
                     return self.outbox.set(Some(payload));
@@ -450,8 +465,8 @@ impl Core {
         self.is_over_mark.set(false);
         self.has_wishes.set(false);
         drop(self.outbox.take());
-        self.receiver.wake();
-        self.sender.wake();
+        self.wake(&self.receiver);
+        self.wake(&self.sender);
         self.changes.wake_all();
         let expecting = std::mem::take(&mut *self.expecting.borrow_mut());
         expecting.iter().for_each(|expected| expected.give_up());

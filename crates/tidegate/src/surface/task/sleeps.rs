@@ -138,6 +138,7 @@ impl Future for Sleep {
         let is_news = sleeps.earliest < before || this.place.is_none();
         drop(sleeps);
         if is_news {
+            this.wakes.sleeps_change();
             this.wakes.call();
         }
         Poll::Pending

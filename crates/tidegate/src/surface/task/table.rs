@@ -4,8 +4,7 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use crossbeam_queue::ArrayQueue;
 
@@ -39,17 +38,13 @@ pub(crate) struct TaskTable<F, Fut> {
 }
 
 /// A place for a connection with tasks.
+#[derive(Default)]
 enum Place<Fut> {
+    #[default]
     Free,
     /// Its main task is not made yet.
     Arrived(Box<Origin>),
     Hosted(Hosted<Fut>),
-}
-
-impl<Fut> Default for Place<Fut> {
-    fn default() -> Self {
-        Self::Free
-    }
 }
 
 /// A connection with tasks.
@@ -57,7 +52,6 @@ struct Hosted<Fut> {
     core: Rc<Core>,
     /// `None` once it is over.
     main: Option<Pin<Box<Fut>>>,
-    waker: Waker,
     /// What the timer is set to.
     timer: Time,
 }
@@ -133,8 +127,10 @@ impl<Fut: Future<Output = Result<(), Error>>> Hosted<Fut> {
             core.is_paused.set(is_full);
             if is_full { view.machine.pause_read() } else { view.machine.resume_read() }
         }
-        self.set_timer(view);
-        if core.wakes.has_ready() {
+        if core.wakes.take_sleeps_changed() {
+            self.set_timer(view);
+        }
+        if core.is_main_ready.get() || core.wakes.has_ready() {
             core.wakes.call();
         }
     }
@@ -143,11 +139,12 @@ impl<Fut: Future<Output = Result<(), Error>>> Hosted<Fut> {
     fn poll_ready(&mut self) -> Option<Error> {
         for _ in 0..ROUNDS {
             let mut polled = false;
-            if self.core.wakes.take_main()
+            let is_woken = self.core.wakes.take_main();
+            if (self.core.is_main_ready.take() || is_woken)
                 && let Some(main) = &mut self.main
             {
                 polled = true;
-                if let Poll::Ready(result) = main.as_mut().poll(&mut Context::from_waker(&self.waker)) {
+                if let Poll::Ready(result) = main.as_mut().poll(&mut Context::from_waker(&self.core.waker)) {
                     self.main = None;
                     if let Err(error) = result {
                         return Some(error);
@@ -168,6 +165,8 @@ impl<Fut: Future<Output = Result<(), Error>>> Hosted<Fut> {
     }
 
     /// Sets the timer for the first sleep that ends.
+    #[cold]
+    #[inline(never)]
     fn set_timer(&mut self, view: &mut View<'_>) {
         let sleeps = self.core.wakes.sleeps();
         let (earliest, is_overrun) = (sleeps.earliest(), sleeps.is_overrun);
@@ -228,7 +227,6 @@ where
         let Some(place) = self.tasks.get_mut(key) else { return };
         let Place::Arrived(origin) = std::mem::take(place) else { return };
         let wakes = Wakes::new(view.key, sync::Arc::clone(&view.context.shared), self.sleeps_limit);
-        let waker = Waker::from(Arc::clone(&wakes));
         wakes.set_now(view.context.now);
         wakes.set_polled(true);
         let core = Core::new(wakes, *origin, sync::Arc::clone(&self.mailbox), self.spawned_limit, view.random());
@@ -236,7 +234,7 @@ where
         view.machine.ignore_sends();
         let serve = &self.serve;
         let main = core.view.lend(&mut view, || Box::pin(serve(Connection::new(&core))));
-        let hosted = Hosted { core, main: Some(main), waker, timer: Time::MAX };
+        let hosted = Hosted { core, main: Some(main), timer: Time::MAX };
         *place = Place::Hosted(hosted);
         if let Place::Hosted(hosted) = place {
             hosted.run(&mut view);
@@ -259,7 +257,7 @@ where
         self.happened(key, view, |core, _| {
             core.has_finished.set(true);
             core.is_hungry.set(false);
-            core.receiver.wake();
+            core.wake_receiver();
         });
     }
 
@@ -268,6 +266,7 @@ where
             hosted.timer = Time::MAX;
         }
         self.happened(key, view, |core, view| {
+            core.wakes.sleeps_change();
             while let Some(waker) = { core.wakes.sleeps().next_due(view.context.now) } {
                 waker.wake();
             }

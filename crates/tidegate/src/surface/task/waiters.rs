@@ -14,9 +14,14 @@ impl Waiter {
         self.0.set(Some(kept.unwrap_or_else(|| waker.clone())));
     }
 
-    pub(super) fn wake(&self) {
+    /// Wakes whoever waits; `own` instead, if that is who waits.
+    pub(super) fn wake(&self, own: &Waker, wake_own: impl FnOnce()) {
         if let Some(waker) = self.0.take() {
-            waker.wake_by_ref();
+            if waker.will_wake(own) {
+                wake_own();
+            } else {
+                waker.wake_by_ref();
+            }
             // Unless somebody has come meanwhile.
             let newer = self.0.take();
             self.0.set(newer.or(Some(waker)));

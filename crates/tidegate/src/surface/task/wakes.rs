@@ -30,6 +30,8 @@ pub(super) struct Wakes {
     /// The time when it was last polled, in nanoseconds.
     now: AtomicU64,
     sleeps: Mutex<Sleeps>,
+    /// The sleeps want the timer set, or there are too many of them.
+    sleeps_changed: AtomicBool,
 }
 
 thread_local! {
@@ -54,6 +56,7 @@ impl Wakes {
             spawned: OnceLock::new(),
             now: AtomicU64::new(0),
             sleeps: Mutex::new(Sleeps::new(sleeps)),
+            sleeps_changed: AtomicBool::new(false),
         })
     }
 
@@ -72,6 +75,18 @@ impl Wakes {
 
     pub(super) fn sleeps(&self) -> MutexGuard<'_, Sleeps> {
         self.sleeps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The timer is to be looked at; a call follows.
+    pub(super) fn sleeps_change(&self) {
+        self.sleeps_changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is; it no longer is then.
+    pub(super) fn take_sleeps_changed(&self) -> bool {
+        // Relaxed: what another thread has changed comes with a call, which brings this along. The look before it spares most calls the
+        // exchange.
+        self.sleeps_changed.load(Ordering::Relaxed) && self.sleeps_changed.swap(false, Ordering::Relaxed)
     }
 
     /// Lets the I/O thread call the connection, unless it is doing so.
