@@ -131,6 +131,20 @@ fn after_shutdown_nothing_is_sent_and_receiving_goes_on() {
 }
 
 #[test]
+fn a_send_after_shutdown_fails_also_while_the_queue_is_over_its_mark() {
+    let (mut simulation, address) = world(Limits::default(), |mut connection: task::Connection| async move {
+        let context = connection.context();
+        while context.timeout(SOON, connection.send(vec![1; 10_000])).await.is_ok() {}
+        connection.shutdown();
+        assert!(matches!(connection.send("more").await, Err(task::Error::ShutDown)));
+        connection.flush().await
+    });
+    client(&mut simulation, address, SOON, vec![Do::StopReading, Do::Pause(Duration::from_secs(1)), Do::AwaitEnd]);
+    let report = simulation.run().expect("no violation");
+    assert_eq!(report.closed(&CloseReason::ClosedByHandler), 1, "{report:?}");
+}
+
+#[test]
 fn where_messages_may_be_dropped_nobody_waits() {
     let drops = FlowControl { overflow: Overflow::DropOldest, ..FlowControl::default() };
     let mut simulation = Simulation::new(1);

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use tidegate::{Limits, task};
+use tidegate::sim::Simulation;
+use tidegate::{FlowControl, Limits, Overflow, task};
 
-use crate::common::{Do, SOON, client, world};
+use crate::common::{Do, SOON, client, listener, server, world};
 
 thread_local! {
     /// What one connection has for another, and who waits for it.
@@ -79,6 +80,38 @@ fn a_task_that_wakes_itself_for_ever_starves_nobody() {
     assert_eq!(spins.borrow().bytes, b"well");
     assert_eq!(other.borrow().bytes, b"well");
     assert!(polls.load(Ordering::Relaxed) > 100);
+}
+
+#[test]
+fn a_task_for_which_something_is_always_ready_starves_nobody() {
+    let drops = FlowControl { overflow: Overflow::DropOldest, ..FlowControl::default() };
+    let builder =
+        server(Limits::default()).listen_async(listener().flow(drops), |mut connection: task::Connection| async move {
+            let first = connection.recv().await?.expect("a letter");
+            let context = connection.context();
+            match first[0] {
+                b's' => loop {
+                    connection.send("again").await?;
+                },
+                b'r' => loop {
+                    let _ = context.timeout(Duration::ZERO, connection.recv()).await;
+                },
+                b'y' => loop {
+                    task::yield_now().await;
+                },
+                _ => connection.send("well").await,
+            }
+        });
+    let mut simulation = Simulation::new(1);
+    let address = simulation.serve(builder).expect("sound limits")[0];
+    for letter in [b"s", b"r", b"y"] {
+        client(&mut simulation, address, SOON, vec![Do::Write(letter.to_vec()), Do::Pause(SOON * 20), Do::Reset]);
+    }
+    let other = client(&mut simulation, address, SOON * 10, vec![Do::Write(b".".to_vec()), Do::AwaitEnd]);
+    assert!(simulation.run_until(|simulation| simulation.clients_left() == 0).expect("no violation"));
+    assert_eq!(other.borrow().bytes, b"well");
+    simulation.handle().abort();
+    simulation.run().expect("no violation");
 }
 
 #[test]

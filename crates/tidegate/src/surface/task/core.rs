@@ -19,6 +19,10 @@ use crate::random::split_mix;
 use crate::surface::handle::Mailbox;
 use crate::sync;
 
+/// How many messages tasks may receive and send in one call before others have their turn: a task for which something is ready all the time
+/// would go on for ever. As many as one batch of the system brings, and their replies, several times over.
+const BUDGET: u32 = 256;
+
 /// The views of connections.
 pub(super) struct Views;
 
@@ -57,6 +61,10 @@ pub(super) struct Core {
     /// More was sent than should wait: the next message waits until there is room.
     pub(super) is_over_mark: Cell<bool>,
     flush: Cell<Flush>,
+    /// `shutdown` was called.
+    is_shut: Cell<bool>,
+    /// What may still be received and sent in this call.
+    budget: Cell<u32>,
     /// Why the connection has ended.
     pub(super) ended: Cell<Option<CloseReason>>,
     pub(super) is_draining: Cell<bool>,
@@ -122,6 +130,8 @@ impl Core {
             flush: Cell::new(Flush::Idle),
             is_paused: Cell::new(false),
             has_wishes: Cell::new(false),
+            is_shut: Cell::new(false),
+            budget: Cell::new(BUDGET),
             ended: Cell::new(None),
             is_draining: Cell::new(false),
             is_hungry: Cell::new(false),
@@ -166,6 +176,21 @@ impl Core {
         self.wake(&self.receiver);
     }
 
+    /// Whether one more message may be received or sent in this call; if not, `context` goes on in the next.
+    fn may_go_on(&self, context: &mut Context<'_>) -> bool {
+        let left = self.budget.get().checked_sub(1);
+        match left {
+            Some(left) => self.budget.set(left),
+            None => context.waker().wake_by_ref(),
+        }
+        left.is_some()
+    }
+
+    /// A call is over.
+    pub(super) fn renew_budget(&self) {
+        self.budget.set(BUDGET);
+    }
+
     /// A random number.
     pub(super) fn random(&self) -> u64 {
         let mut state = self.random.get();
@@ -184,6 +209,9 @@ impl Core {
 impl Core {
     /// The next that was received.
     pub(super) fn poll_receive(&self, context: &mut Context<'_>) -> Poll<Result<Option<Buffer>, Error>> {
+        if !self.may_go_on(context) {
+            return Poll::Pending;
+        }
         if let Some(buffer) = self.inbox.take() {
             if self.is_paused.get() {
                 // Reading goes on when the connection is called, which it is if it is one of its own tasks that receives.
@@ -226,8 +254,7 @@ impl Core {
         context: &mut Context<'_>,
         payload: &mut Option<Payload>,
     ) -> Poll<Result<(), Error>> {
-        if self.is_over_mark.get() && self.ending().is_none() {
-            self.sender.register(context.waker());
+        if self.must_wait(context) {
             return Poll::Pending;
         }
         let Some(message) = payload.take() else { return Poll::Ready(Ok(())) };
@@ -249,6 +276,18 @@ impl Core {
         }
     }
 
+    /// Whether nothing may be sent for now, though nothing is wrong.
+    fn must_wait(&self, context: &mut Context<'_>) -> bool {
+        if !self.may_go_on(context) {
+            return true;
+        }
+        let waits = self.is_over_mark.get() && !self.is_shut.get() && self.ending().is_none();
+        if waits {
+            self.sender.register(context.waker());
+        }
+        waits
+    }
+
     /// Sends a copy of the beginning of `parts`; how much it is.
     pub(super) fn poll_write(
         &self,
@@ -258,9 +297,8 @@ impl Core {
         if parts.iter().all(|part| part.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        if self.is_over_mark.get() && self.ending().is_none() {
-            // Before anything is copied.
-            self.sender.register(context.waker());
+        // Before anything is copied.
+        if self.must_wait(context) {
             return Poll::Pending;
         }
         let mut most = Sender::COPY_BYTES_MAX;
@@ -397,6 +435,7 @@ impl Core {
 /// Endings.
 impl Core {
     pub(super) fn shutdown(&self) {
+        self.is_shut.set(true);
         self.wish(Wishes { shutdown: true, ..self.wishes.get() });
     }
 

@@ -47,7 +47,7 @@ pub use self::context::{Busy, Context};
 pub use self::error::Error;
 pub use self::halves::{Receiver, Sender};
 pub use self::offload::OffloadError;
-pub use self::sleeps::{Elapsed, Sleep, Timeout, Timer};
+pub use self::sleeps::{Elapsed, Sleep, Timeout, Timer, yield_now};
 pub use self::spawn::{Aborted, JoinHandle, SpawnRefused};
 pub use crate::memory::ThreadBound;
 

@@ -74,7 +74,20 @@ impl Sleeps {
     }
 }
 
-/// Ends at a point in time. Dropped, it is as if it had never been.
+/// Lets others go first, and goes on.
+pub async fn yield_now() {
+    let mut has_yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Ends at a point in time; one that is over already lets others go first. Dropped, it is as if it had never been.
 ///
 /// It may be sent to other threads and polled there. Sleeps end up to a millisecond late, never early.
 #[must_use = "a sleep does nothing unless it is awaited"]
@@ -82,11 +95,13 @@ pub struct Sleep {
     wakes: Arc<Wakes>,
     deadline: Time,
     place: Option<usize>,
+    /// It was over when it began, and has let others go first.
+    has_yielded: bool,
 }
 
 impl Sleep {
     pub(super) fn new(wakes: Arc<Wakes>, deadline: Time) -> Self {
-        Self { wakes, deadline, place: None }
+        Self { wakes, deadline, place: None, has_yielded: false }
     }
 
     /// When it ends.
@@ -97,7 +112,7 @@ impl Sleep {
     /// Makes it end at `deadline` instead; one that is over begins anew.
     pub fn reset(&mut self, deadline: Time) {
         self.forget();
-        self.deadline = deadline;
+        (self.deadline, self.has_yielded) = (deadline, false);
     }
 
     fn forget(&mut self) {
@@ -131,6 +146,11 @@ impl Future for Sleep {
             return Poll::Pending;
         }
         if this.deadline <= this.wakes.now() {
+            drop(sleeps);
+            if !std::mem::replace(&mut this.has_yielded, true) {
+                waker.wake_by_ref();
+                return Poll::Pending;
+            }
             return Poll::Ready(());
         }
         let before = sleeps.earliest;

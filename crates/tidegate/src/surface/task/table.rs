@@ -121,6 +121,7 @@ impl<Fut: Future<Output = Result<(), Error>>> Hosted<Fut> {
             view.machine.abort(CloseReason::TaskFailed, view.pools);
         }
         core.wakes.set_polled(false);
+        core.renew_budget();
         core.grant(view);
         let is_full = core.is_full();
         if is_full != core.is_paused.get() {
