@@ -10,6 +10,7 @@ mod receiving;
 mod sending;
 mod spawning;
 mod timing;
+mod together;
 #[cfg(any(feature = "futures-io", feature = "tokio"))]
 mod traits;
 mod waking;
