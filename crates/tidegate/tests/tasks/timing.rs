@@ -97,3 +97,34 @@ fn more_sleeps_than_there_may_be_end_the_connection_with_a_reason() {
     assert_eq!(report.closed(&CloseReason::TaskFailed), 1, "{report:?}");
     assert_eq!(seen.borrow().ended, Some(Err(std::io::ErrorKind::ConnectionReset)));
 }
+
+#[test]
+fn what_libraries_want_to_send_can_be_sent() {
+    fn is_send_and_sync<T: Send + Sync>() -> usize {
+        size_of::<T>()
+    }
+    let sizes = [
+        is_send_and_sync::<task::Sleep>(),
+        is_send_and_sync::<task::Timer>(),
+        is_send_and_sync::<task::Connector>(),
+        is_send_and_sync::<task::ThreadBound<task::Connection>>(),
+        is_send_and_sync::<task::Error>(),
+    ];
+    assert!(sizes.iter().all(|&bytes| bytes <= 64), "{sizes:?}");
+}
+
+#[test]
+fn a_sleep_ends_wherever_it_is_polled() {
+    let (mut simulation, address) = world(Limits::default(), |mut connection: task::Connection| async move {
+        let timer = connection.context().timer();
+        let began = timer.now();
+        // Made by a library on another thread, and polled here.
+        let sleep = std::thread::spawn(move || Box::pin(timer.sleep(MILLISECOND * 30))).join().expect("no panic");
+        sleep.await;
+        assert!(connection.now() >= began + MILLISECOND * 30);
+        connection.send("well").await
+    });
+    let seen = client(&mut simulation, address, SOON, vec![Do::AwaitEnd]);
+    simulation.run().expect("no violation");
+    assert_eq!(seen.borrow().bytes, b"well");
+}
