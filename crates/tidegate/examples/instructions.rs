@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The difference of the two counts, divided by 10,000, is that of one request, without what the program does once. `beside` instead of `plain`
-//! gives the server another listener, with a filter, that nobody connects to; `through` sends the requests through that filter. `docs/filters.md`
-//! has what came of it.
+//! gives the server another listener, with a filter, that nobody connects to; `through` sends the requests through that filter; `task` has a task
+//! in place of the handler. `docs/filters.md` and `docs/async.md` have what came of it.
 
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tidegate::filter::{Below, Fill, Filter, FilterContext, FilterError, FilterFactory, FilterPeer, Read, Reserve};
 use tidegate::sim::{Client, Next, Peer, Simulation};
-use tidegate::{Buffer, Connection, Handler, Listener, Server};
+use tidegate::{Buffer, Connection, Handler, Listener, Server, task};
 
 /// Requests of one client on their way at once.
 const BATCH: usize = 8;
@@ -36,6 +36,14 @@ impl Handler for Echo {
     fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {
         let _ = connection.send(data);
     }
+}
+
+/// The same as a task.
+async fn echo(mut connection: task::Connection) -> Result<(), task::Error> {
+    while let Some(data) = connection.recv().await? {
+        connection.send(data).await?;
+    }
+    Ok(())
 }
 
 /// Sends a batch, waits until all of it is back, and so on.
@@ -99,18 +107,22 @@ impl FilterFactory for Plains {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let usage = "usage: instructions plain|beside|through REQUESTS";
+    let usage = "usage: instructions plain|beside|through|task REQUESTS";
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [how, requests] = arguments.as_slice() else { return Err(usage.into()) };
     let requests: usize = requests.parse()?;
 
     let listener = |port| Listener::tcp(([10, 0, 0, 1], port).into());
-    let mut server = Server::builder().threads(NonZeroUsize::MIN).listen(listener(1), |_| Echo);
-    if how != "plain" {
+    let server = Server::builder().threads(NonZeroUsize::MIN);
+    let mut server = match how.as_str() {
+        "task" => server.listen_async(listener(1), echo),
+        _ => server.listen(listener(1), |_| Echo),
+    };
+    if matches!(how.as_str(), "beside" | "through") {
         server = server.listen(listener(2).filter(Plains), |_| Echo);
     }
     let asked = match how.as_str() {
-        "plain" | "beside" => 0,
+        "plain" | "beside" | "task" => 0,
         "through" => 1,
         _ => return Err(usage.into()),
     };

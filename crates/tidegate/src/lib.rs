@@ -41,6 +41,11 @@
 //! connection, or ask; [`FlowControl`] sets policy and limits for a [listener](Listener::flow), a [client](Client::flow) or a
 //! [connection](Connection::set_flow).
 //!
+//! # Async
+//!
+//! [`ServerBuilder::listen_async`] serves each connection with a future in place of a handler, on the same I/O thread and with the same
+//! limits: see [`task`].
+//!
 //! # Connecting
 //!
 //! [`ServerBuilder::client`] describes outgoing connections: they have handlers of the same trait, live on the same I/O threads and

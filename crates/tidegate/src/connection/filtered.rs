@@ -205,6 +205,13 @@ impl Machine {
         self.marks.has(Mark::Filtered)
     }
 
+    /// Whether its filters have handed on all that was sent.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn filters_have_written(&self, owner: u32, pools: &Pools) -> bool {
+        pools.filters.get(owner).is_none_or(|filtered| !filtered.wants_write && filtered.pieces.is_empty())
+    }
+
     /// The connection begins with these filters, from the lowest up, each with what may be on its way of it, in bytes; its slot is
     /// `owner`. When they are established, [`Step::Established`] says so.
     pub(crate) fn begin_filtered(

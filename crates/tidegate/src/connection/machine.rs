@@ -245,6 +245,11 @@ impl Machine {
         self.marks.set(Mark::SendsUntold, true);
     }
 
+    /// It does.
+    pub(crate) fn heed_sends(&mut self) {
+        self.marks.set(Mark::SendsUntold, false);
+    }
+
     /// Read again.
     pub(crate) fn resume_read(&mut self) {
         self.marks.set(Mark::PausedByHandler, false);
@@ -493,6 +498,22 @@ impl Machine {
     /// Whether the handler is still served.
     pub(crate) fn is_open(&self) -> bool {
         self.life == Life::Open
+    }
+
+    /// Why the connection is ending, if it is.
+    pub(crate) fn ending(&self) -> Option<CloseReason> {
+        if self.life == Life::Open { None } else { self.reason }
+    }
+
+    /// Whether the system has taken all that was sent.
+    pub(crate) fn has_sent_all(&self, owner: u32, pools: &Pools) -> bool {
+        let nothing_waits = self.queue.is_empty() && self.unsent.is_none() && !self.marks.has(Mark::Sending);
+        nothing_waits && (!self.marks.has(Mark::Filtered) || self.filters_have_written(owner, pools))
+    }
+
+    /// Whether messages may be dropped that find no room.
+    pub(crate) fn drops_messages(&self, pools: &Pools) -> bool {
+        pools.flows.rules(self.flow).reads_on
     }
 
     /// Whether nothing is queued, in flight, being worked on or received and undelivered.

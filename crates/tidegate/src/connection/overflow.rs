@@ -137,6 +137,13 @@ pub struct FlowControl {
 #[error("{0}")]
 pub struct FlowError(pub(super) String);
 
+impl FlowError {
+    /// There is no connection to change.
+    pub(crate) fn out_of_reach() -> Self {
+        Self("the connection has ended, or is used by a task of another connection: let its own task change the flow control".into())
+    }
+}
+
 impl FlowControl {
     /// Below this window every send is a small one, in bytes.
     const WINDOW_BYTES_MIN: usize = Gather::SLICE_BYTES / 16;

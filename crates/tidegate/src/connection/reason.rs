@@ -69,11 +69,13 @@ pub enum CloseReason {
     NotAllowed,
     /// Too many connections were establishing their filters at once.
     Busy,
+    /// The connection's task has ended with an error ([`task`](crate::task)); reset.
+    TaskFailed,
 }
 
 impl CloseReason {
     /// How many names there are.
-    pub(crate) const COUNT: usize = 27;
+    pub(crate) const COUNT: usize = 28;
 
     /// A short fixed name, for counters and logs.
     pub const fn name(&self) -> &'static str {
@@ -109,6 +111,7 @@ impl CloseReason {
         "no_answer",
         "not_allowed",
         "busy",
+        "task_failed",
     ];
 
     /// A number below [`COUNT`](Self::COUNT), for counters.
@@ -141,6 +144,7 @@ impl CloseReason {
             Self::NoAnswer => 24,
             Self::NotAllowed => 25,
             Self::Busy => 26,
+            Self::TaskFailed => 27,
         }
     }
 

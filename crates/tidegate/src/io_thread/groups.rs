@@ -58,6 +58,9 @@ pub enum JoinRefusal {
     /// The group belongs to another server.
     #[error("the group belongs to another server than the connection")]
     OtherServer,
+    /// It has ended, or is used by a task of another connection: only its own tasks may let it join.
+    #[error("the connection has ended, or is used by a task of another connection: let its own task join")]
+    OutOfReach,
 }
 
 /// The groups of an I/O thread.

@@ -65,6 +65,24 @@ pub(crate) trait Handlers {
     fn on_message(&mut self, key: u32, view: View<'_>);
     /// Hands the result of a job, an `Option` of a message, to its connection as a message.
     fn on_result(&mut self, key: u32, view: View<'_>, result: &mut dyn Any);
+    /// What the handler itself waits for has happened; only for tasks.
+    fn on_wake(&mut self, key: u32, view: View<'_>) {
+        let _ = (key, view);
+    }
+    /// The server has begun to drain.
+    fn on_drain(&mut self, key: u32, view: View<'_>) {
+        let _ = (key, view);
+    }
+    /// Whether the connection is to be kept for now though nothing of it is on its way.
+    fn is_busy(&self, key: u32) -> bool {
+        let _ = key;
+        false
+    }
+    /// Whether somebody waits until everything is sent; only for tasks.
+    fn is_flushing(&self, key: u32) -> bool {
+        let _ = key;
+        false
+    }
     /// Takes the handler out and says goodbye to it.
     fn on_close(&mut self, key: u32, reason: &CloseReason);
     /// Takes the handler out and drops it.
@@ -128,6 +146,8 @@ pub(crate) struct Context {
     pub shared: Arc<ThreadShared>,
     /// Which I/O thread this is.
     pub thread: usize,
+    /// The server is draining, or aborting.
+    pub is_draining: bool,
 }
 
 impl Context {
@@ -151,6 +171,17 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
+    /// The same for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> View<'_> {
+        View {
+            key: self.key,
+            machine: self.machine,
+            pools: self.pools,
+            context: self.context,
+            credit_bytes: self.credit_bytes,
+        }
+    }
+
     pub(crate) fn send(&mut self, payload: Payload) -> Result<Sent, Refused> {
         self.machine.send(payload, self.credit_bytes, self.context.now, self.pools)
     }
@@ -170,8 +201,11 @@ impl View<'_> {
     pub(crate) fn set_timer(&mut self, timer: u8, after: Duration) {
         let limit = self.context.timers_per_connection;
         assert!(timer < limit, "timer {timer}, but a connection has {limit} (Limits::timers_per_connection)");
+        self.set_timer_at(timer, self.context.now + after);
+    }
+
+    pub(crate) fn set_timer_at(&mut self, timer: u8, deadline: Time) {
         self.cancel_timer(timer);
-        let deadline = self.context.now + after;
         let key = self.context.wheel.insert(deadline, Timer::Handler(self.key.slot, timer));
         self.context.handler_timers.insert((self.key.slot, timer), key);
     }
@@ -211,5 +245,7 @@ pub(crate) fn apply_request(machine: &mut Machine, request: Request, now: Time, 
     match request {
         Request::Close => machine.close(CloseReason::ClosedByHandle, now, pools),
         Request::Abort => machine.abort(CloseReason::AbortedByHandle, pools),
+        // The loop wakes the task.
+        Request::Wake => {}
     }
 }

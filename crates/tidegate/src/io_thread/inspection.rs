@@ -57,6 +57,8 @@ impl<E: Engine> IoThread<E> {
 
     /// Arena buffers that are out.
     pub(crate) fn buffers_out(&self) -> u32 {
+        // Those that were lent come home when the thread looks next, which one that has ended doesn't do.
+        self.pools.arena.collect_returned();
         self.pools.arena.outstanding()
     }
 

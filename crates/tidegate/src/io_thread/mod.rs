@@ -303,6 +303,7 @@ impl<E: Engine> IoThread<E> {
             groups: Groups::new(setup.groups_per_connection),
             shared: Arc::clone(&setup.shared.threads[setup.number]),
             thread: setup.number,
+            is_draining: false,
         };
         let flows = Flows::new(&setup.flows, slots);
         // Their own random numbers: those of handlers are the same with filters and without.
@@ -368,6 +369,7 @@ impl<E: Engine> IoThread<E> {
         let mut completions = std::mem::take(&mut self.completions);
         self.engine.poll(deadline, &mut completions)?;
         self.context.now = self.engine.now();
+        self.context.shared.set_in_turn(true);
 
         self.take_connects();
         self.take_cancels();
@@ -407,6 +409,8 @@ impl<E: Engine> IoThread<E> {
                 self.arm_accept_timer(look);
             }
         }
+        self.more_to_do |= !self.context.shared.requests.is_empty();
+        self.context.shared.set_in_turn(false);
         let over = !self.shared.is_accepting() && self.connections_are_over();
         if over {
             self.forget_publications();
@@ -828,8 +832,13 @@ impl<E: Engine> IoThread<E> {
         let shared = Arc::clone(&self.context.shared);
         shared.requests.take(|key, request| {
             if self.is_current(key) {
-                let slot = &mut self.slots[key.slot];
-                apply_request(&mut slot.machine, request, self.context.now, &mut self.pools);
+                match request {
+                    Request::Wake => self.call(key.slot, |table, handler, view| table.on_wake(handler, view)),
+                    request => {
+                        let machine = &mut self.slots[key.slot].machine;
+                        apply_request(machine, request, self.context.now, &mut self.pools);
+                    }
+                }
                 self.mark_dirty(key.slot);
             }
         });
@@ -884,7 +893,9 @@ impl<E: Engine> IoThread<E> {
     fn close_if_idle(&mut self, index: u32) {
         let slot = &self.slots[index];
         let socket = SocketId { index, generation: slot.key.generation };
-        if slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 && !self.stays_for_publications() {
+        let is_busy = slot.handler().is_some_and(|handler| self.tables[slot.table as usize].is_busy(handler));
+        let is_idle = slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 && !is_busy;
+        if is_idle && !self.stays_for_publications() {
             self.slots[index].machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
         }
     }
@@ -943,6 +954,21 @@ impl<E: Engine> IoThread<E> {
         }
         if self.slots[index].machine.wants_attention() {
             self.attend(index);
+        }
+        if self.slots[index].machine.is_filtered() {
+            self.tell_of_flush(index);
+        }
+    }
+
+    /// The filters of a connection may have handed on the last that was sent without another send: a task that waits for that goes on.
+    #[cold]
+    #[inline(never)]
+    fn tell_of_flush(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        let waits = slot.handler().is_some_and(|handler| self.tables[slot.table as usize].is_flushing(handler));
+        if waits && slot.machine.has_sent_all(index, &self.pools) {
+            self.call(index, |table, handler, view| table.on_wake(handler, view));
+            self.mark_dirty(index);
         }
     }
 

@@ -17,6 +17,7 @@ impl<E: Engine> IoThread<E> {
     #[inline(never)]
     fn enter_phase(&mut self, phase: Phase) {
         self.phase = phase;
+        self.context.is_draining = true;
         self.cancel_connects();
         self.groups_follow(phase);
         if let Some(acceptor) = &mut self.acceptor {
@@ -28,7 +29,9 @@ impl<E: Engine> IoThread<E> {
                 self.context.wheel.insert(self.context.now + self.shutdown_grace / 2, Timer::HalfGrace);
                 self.context.wheel.insert(self.context.now + self.shutdown_grace, Timer::Grace);
                 // Every connection is looked at in flush: what is idle is closed there.
-                self.mark_all_dirty();
+                for index in self.mark_all_dirty() {
+                    self.call(index, |table, handler, view| table.on_drain(handler, view));
+                }
             }
             Phase::Aborting => self.abort_all(),
         }
@@ -58,10 +61,11 @@ impl<E: Engine> IoThread<E> {
 
     #[cold]
     #[inline(never)]
-    pub(super) fn mark_all_dirty(&mut self) {
+    pub(super) fn mark_all_dirty(&mut self) -> Vec<u32> {
         let live: Vec<u32> = self.slots.iter_mut().filter(|(_, slot)| slot.in_use).map(|(index, _)| index).collect();
-        for index in live {
+        for &index in &live {
             self.mark_dirty(index);
         }
+        live
     }
 }

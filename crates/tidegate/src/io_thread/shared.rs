@@ -1,4 +1,4 @@
-//! What crosses threads: requests to close, the hand-over of connections, the phase of the server.
+//! What crosses threads: requests to close and to wake, the hand-over of connections, the phase of the server.
 //!
 //! No I/O thread ever waits for another: every queue here is bounded and refuses when it is full, and requests to
 //! close can't be refused, because each connection slot has a place for one.
@@ -35,9 +35,11 @@ pub(crate) enum Request {
     Close,
     /// Reset.
     Abort,
+    /// Let its task go on.
+    Wake,
 }
 
-/// Requests to close connections of one thread: a flag per slot and a list of the slots with one. Never full.
+/// Requests to close connections of one thread, or to wake their tasks: a flag per slot and a list of the slots with one. Never full.
 ///
 /// A slot's word is the generation of its present user in the upper half and flags in the lower one. Zero is a slot that
 /// was never used, so untouched slots cost no resident memory.
@@ -52,6 +54,7 @@ const ABORT: u64 = 2;
 const LISTED: u64 = 4;
 /// The generation is that of an open connection.
 const OPEN: u64 = 8;
+const WAKE: u64 = 16;
 
 fn generation_of(word: u64) -> u32 {
     (word >> 32) as u32
@@ -69,6 +72,7 @@ impl CloseRequests {
         let flag = match request {
             Request::Close => CLOSE,
             Request::Abort => ABORT,
+            Request::Wake => WAKE,
         };
         let mut seen = word.load(Ordering::Relaxed);
         loop {
@@ -106,6 +110,11 @@ impl CloseRequests {
         }
     }
 
+    /// Whether nobody has asked for anything: for the owner, who is woken by those who do later.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.listed.is_empty()
+    }
+
     /// The owner takes all requests made so far, in the order in which they were made.
     pub(crate) fn take(&self, mut act: impl FnMut(ConnectionKey, Request)) {
         if self.listed.is_empty() {
@@ -113,8 +122,11 @@ impl CloseRequests {
         }
         for slot in self.listed.take_all() {
             // Cleared before it is read: a request made after this lists the slot again.
-            let word = self.words[slot as usize].fetch_and(!(CLOSE | ABORT | LISTED), Ordering::AcqRel);
+            let word = self.words[slot as usize].fetch_and(!(CLOSE | ABORT | WAKE | LISTED), Ordering::AcqRel);
             let key = ConnectionKey { slot, generation: generation_of(word) };
+            if word & WAKE != 0 {
+                act(key, Request::Wake);
+            }
             if word & ABORT != 0 {
                 act(key, Request::Abort);
             } else if word & CLOSE != 0 {
@@ -142,6 +154,8 @@ pub(crate) struct ThreadShared {
     pub answers: ArrayQueue<Answer>,
     /// What it has counted.
     pub stats: ThreadStats,
+    /// It is in a turn, for the thread itself only: what it leaves for itself needs no wake.
+    is_in_turn: AtomicBool,
 }
 
 impl ThreadShared {
@@ -164,7 +178,20 @@ impl ThreadShared {
             finished: ArrayQueue::new(jobs.max(1)),
             answers: ArrayQueue::new(look_ups.max(1)),
             stats: ThreadStats::new(tables),
+            is_in_turn: AtomicBool::new(false),
         })
+    }
+
+    /// A turn begins or ends, apart from the poll.
+    pub(crate) fn set_in_turn(&self, is_in_turn: bool) {
+        self.is_in_turn.store(is_in_turn, Ordering::Relaxed);
+    }
+
+    /// As [`request`](Self::request), on the thread itself: which is not woken when it is in a turn, because it looks before it sleeps.
+    pub(crate) fn request_here(&self, key: ConnectionKey, request: Request) {
+        if self.requests.request(key, request) && !self.is_in_turn.load(Ordering::Relaxed) {
+            self.waker.wake();
+        }
     }
 
     /// Asks for a connection to be closed. Can't fail; a stale key does nothing.
@@ -463,6 +490,22 @@ mod tests {
     }
 
     #[test]
+    fn a_wake_comes_beside_the_wish_to_close_and_a_stale_one_not_at_all() {
+        let requests = CloseRequests::new(2);
+        requests.open(key(0, 1));
+        assert!(requests.request(key(0, 1), Request::Wake));
+        assert!(!requests.request(key(0, 1), Request::Wake), "once is enough");
+        requests.request(key(0, 1), Request::Close);
+        assert!(!requests.is_empty());
+        assert_eq!(taken(&requests), [(key(0, 1), Request::Wake), (key(0, 1), Request::Close)]);
+        assert!(requests.request(key(0, 1), Request::Wake));
+        requests.release(key(0, 1));
+        requests.open(key(0, 2));
+        assert_eq!(taken(&requests), []);
+        assert!(requests.is_empty());
+    }
+
+    #[test]
     fn a_stale_handle_touches_nobody() {
         let requests = CloseRequests::new(2);
         requests.open(key(0, 1));
@@ -525,6 +568,7 @@ mod loom_tests {
             let mut count = |_: ConnectionKey, request| match request {
                 Request::Abort => aborts += 1,
                 Request::Close => closes += 1,
+                Request::Wake => {}
             };
             requests.take(&mut count);
             let woken_there = asker.join().expect("the asker ends");
@@ -533,6 +577,27 @@ mod loom_tests {
             // The close is acted on, or the abort that came before it was taken; the abort always is.
             assert_eq!(aborts, 1);
             assert!(closes <= 1);
+        });
+    }
+
+    #[test]
+    fn loom_a_wake_that_comes_while_the_last_is_taken_is_taken_later() {
+        loom::model(|| {
+            let requests = Arc::new(CloseRequests::new(1));
+            requests.open(key(1));
+            let done = Arc::new(AtomicBool::new(false));
+            let (other, its_done) = (Arc::clone(&requests), Arc::clone(&done));
+            let waker = thread::spawn(move || {
+                its_done.store(true, Ordering::Relaxed);
+                other.request(key(1), Request::Wake)
+            });
+            let woken_here = requests.request(key(1), Request::Wake);
+            let mut seen = false;
+            // Whoever is woken sees what was done before the wake.
+            requests.take(|_, _| seen |= done.load(Ordering::Relaxed));
+            let woken_there = waker.join().expect("the waker ends");
+            requests.take(|_, _| seen |= done.load(Ordering::Relaxed));
+            assert!(seen && (woken_here || woken_there));
         });
     }
 

@@ -15,11 +15,13 @@ mod buffer;
 mod chunked;
 mod gather;
 mod index_stack;
+mod lend;
 mod line;
 mod payload;
 mod poison;
 mod publish;
 mod send_memory;
+mod thread_bound;
 
 pub use allocator::share_one_heap;
 pub(crate) use arena::{ArenaConfig, ArenaMemory, ReceiveArena};
@@ -28,6 +30,7 @@ pub(crate) use chunked::Chunked;
 pub(crate) use chunked::FreeList;
 pub(crate) use gather::{Gather, MESSAGE_OVERHEAD_BYTES, Piece, made_charge_bytes};
 pub(crate) use index_stack::IndexStack;
+pub(crate) use lend::{Lendable, Lent};
 pub(crate) use line::Line;
 pub use payload::Payload;
 #[cfg(target_os = "linux")]
@@ -35,6 +38,7 @@ pub(crate) use poison::POISON;
 pub(crate) use poison::{assert_poisoned, poison};
 pub(crate) use publish::{Publication, PublishPool, Share};
 pub(crate) use send_memory::{NoMemory, SendLease, SendReserve};
+pub use thread_bound::ThreadBound;
 
 /// The size of a page, in bytes: buffers are multiples of it and start on one. 4 KiB on x86-64 and on
 /// most aarch64 kernels; on systems with larger pages buffers are still aligned to 4 KiB, which costs

@@ -72,6 +72,17 @@ impl Client {
         self
     }
 
+    /// Calls `tell` besides what is called already.
+    pub(super) fn also_on_failed(mut self, tell: impl Fn(&ConnectFailed) + Send + Sync + 'static) -> Self {
+        let before = self.on_failed.take();
+        self.on_failed(move |failed| {
+            tell(failed);
+            if let Some(before) = &before {
+                before(failed);
+            }
+        })
+    }
+
     /// Counts the connections of this client at `limiter` too, together with those of everybody else who has a clone of it.
     pub fn limiter(mut self, limiter: &ConnectionLimiter) -> Self {
         self.limiter = Some(limiter.clone());

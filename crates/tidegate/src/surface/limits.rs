@@ -123,6 +123,12 @@ pub struct Limits {
     pub publish_memory_bytes: usize,
     /// Timers that a handler may set. Default: 4.
     pub timers_per_connection: u8,
+    /// Tasks that a connection with a task may have spawned at once ([`task::Context::spawn_local`](crate::task::Context::spawn_local)).
+    /// Default: 8, at most 65,536.
+    pub tasks_per_connection: u32,
+    /// Sleeps that the tasks of a connection may have at once, those of timeouts included
+    /// ([`task::Context::sleep`](crate::task::Context::sleep)). Default: 16.
+    pub sleeps_per_connection: u16,
     /// Worker threads for [offloaded](crate::Connection::offload) jobs, at most 1,024. Each has a stack of 1 MiB, which the ceiling
     /// counts in full. Default: 0, nothing can be offloaded.
     pub offload_workers: u32,
@@ -198,6 +204,8 @@ impl Default for Limits {
             publish_queue: 256,
             publish_memory_bytes: 16 << 20,
             timers_per_connection: 4,
+            tasks_per_connection: 8,
+            sleeps_per_connection: 16,
             offload_workers: 0,
             offload_jobs: 1024,
             offload_jobs_per_connection: 8,
@@ -375,6 +383,9 @@ pub(super) fn send_memory_min(limits: &Limits) -> usize {
 
 /// More workers than this are a typing error on any machine.
 const OFFLOAD_WORKERS_MAX: u32 = 1024;
+
+/// More tasks of one connection than this are a typing error: they are found by looking through them.
+const TASKS_MAX: u32 = 1 << 16;
 
 /// More jobs than this are a typing error too: their places alone take gigabytes.
 const OFFLOAD_JOBS_MAX: u32 = 1 << 24;
@@ -701,6 +712,12 @@ impl Limits {
             let workers = self.offload_workers;
             return refuse(format!("offload_workers is {workers}: it must not exceed {OFFLOAD_WORKERS_MAX}"));
         }
+        if self.tasks_per_connection > TASKS_MAX {
+            return refuse(format!(
+                "tasks_per_connection is {}: it must not exceed {TASKS_MAX}",
+                self.tasks_per_connection
+            ));
+        }
         if self.sends_outstanding == 0 {
             return refuse("sends_outstanding is 0: nothing could be sent".into());
         }
@@ -796,6 +813,7 @@ mod tests {
         let per_connection = Limits { offload_jobs_per_connection: 0, ..Limits::default() };
         assert!(text(per_connection).contains("offload_jobs_per_connection is 0"));
         assert!(text(Limits { offload_workers: 1025, ..Limits::default() }).contains("1025"));
+        assert!(text(Limits { tasks_per_connection: 65_537, ..Limits::default() }).contains("65537"));
         let progress = Some(MinProgress::new(0, Duration::from_secs(1)));
         assert!(text(Limits { min_send_progress: progress, ..Limits::default() }).contains("0 bytes in 1s"));
         assert!(text(Limits { idle_timeout: Some(Duration::ZERO), ..Limits::default() }).contains("idle_timeout"));

@@ -20,6 +20,7 @@ mod simulation;
 mod simulation_tests;
 mod stats;
 mod table;
+pub mod task;
 mod workers;
 
 pub use self::client::{Client, ConnectRefusal, ConnectRefused, Connector, MaintainingHandle};

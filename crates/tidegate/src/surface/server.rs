@@ -19,6 +19,7 @@ use crate::memory::SendReserve;
 use crate::surface::engines::Engines;
 use crate::surface::filters::{FilterKit, filters_bytes, shared_bytes};
 use crate::surface::table::Table;
+use crate::surface::task::{self, TaskTable, place_bytes};
 use crate::surface::workers::Workers;
 use crate::surface::{
     Ceiling, Client, Connector, EngineChoice, Group, GroupsExhausted, Handler, Limits, LimitsError, Listener, Machine,
@@ -50,7 +51,7 @@ impl Server {
 const LISTENERS_MAX: usize = u16::MAX as usize;
 
 /// What makes a handler table whose handlers `make` makes, and what a place in it takes.
-fn table_maker<H, F>(make: F) -> (TableMaker, usize)
+fn table_maker<H, F>(make: F) -> (TableMaker, PlaceBytes)
 where
     H: Handler,
     F: Fn(&Arrival<'_>) -> H + Send + Sync + 'static,
@@ -59,7 +60,34 @@ where
     let table: TableMaker = std::sync::Arc::new(move |limits: &Limits| {
         Box::new(Table::new(Arc::clone(&make), limits.max_connections, limits.mailbox_messages)) as Box<dyn Handlers>
     });
-    (table, Table::<H, F>::PLACE_BYTES)
+    (table, PlaceBytes::OfHandler(Table::<H, F>::PLACE_BYTES))
+}
+
+/// What makes a table of connections that `serve` serves.
+fn task_table_maker<F, Fut>(serve: F) -> TableMaker
+where
+    F: Fn(task::Connection) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), task::Error>> + 'static,
+{
+    let serve = Arc::new(serve);
+    std::sync::Arc::new(move |limits: &Limits| {
+        Box::new(TaskTable::new(Arc::clone(&serve), limits)) as Box<dyn Handlers>
+    })
+}
+
+/// What a connection takes in a table, in bytes.
+enum PlaceBytes {
+    OfHandler(usize),
+    OfTask(fn(&Limits) -> usize),
+}
+
+impl PlaceBytes {
+    fn bytes(&self, limits: &Limits) -> usize {
+        match self {
+            Self::OfHandler(bytes) => *bytes,
+            Self::OfTask(bytes) => bytes(limits),
+        }
+    }
 }
 
 /// A server that is being described.
@@ -88,7 +116,7 @@ struct Described {
     listener: Listener,
     /// Makes the handler table of one I/O thread, on that thread.
     table: TableMaker,
-    handler_bytes: usize,
+    handler_bytes: PlaceBytes,
 }
 
 /// A kind of outgoing connections with their handlers.
@@ -98,7 +126,7 @@ struct DescribedClient {
     flow: Option<FlowControl>,
     filters: FilterKit,
     table: TableMaker,
-    handler_bytes: usize,
+    handler_bytes: PlaceBytes,
 }
 
 type TableMaker = std::sync::Arc<dyn Fn(&Limits) -> Box<dyn Handlers> + Send + Sync>;
@@ -151,6 +179,18 @@ impl ServerBuilder {
         self
     }
 
+    /// Accepts connections at `listener` and serves each with the future that `serve` makes, on the I/O thread of the connection: see
+    /// [`task`](crate::task).
+    pub fn listen_async<F, Fut>(mut self, listener: Listener, serve: F) -> Self
+    where
+        F: Fn(task::Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), task::Error>> + 'static,
+    {
+        let (table, handler_bytes) = (task_table_maker(serve), PlaceBytes::OfTask(place_bytes::<Fut>));
+        self.listeners.push(Described { listener, table, handler_bytes });
+        self
+    }
+
     /// Outgoing connections, asked for with the [`Connector`] and served by what `make` returns: on the same I/O threads
     /// as accepted ones, with the same limits. Each client may have handlers of its own type. `make` runs on the I/O thread of
     /// the connection, when it is established. A server with clients and no listeners is a program that only connects.
@@ -158,7 +198,7 @@ impl ServerBuilder {
     /// Outgoing connections count against [`Limits::max_connections`] from when an I/O thread begins to connect. They leave one place
     /// for each listener; and what the listeners together hold ready for accepts is at most an eighth of the places then, or
     /// one each. At the limit a connect fails at once, with [`ConnectError::LimitReached`](crate::ConnectError::LimitReached).
-    pub fn client<H, F>(mut self, client: Client, make: F) -> (Self, Connector)
+    pub fn client<H, F>(self, client: Client, make: F) -> (Self, Connector)
     where
         H: Handler,
         F: Fn(&Connected) -> H + Send + Sync + 'static,
@@ -167,6 +207,24 @@ impl ServerBuilder {
             Arrival::Connected(connected) => make(connected),
             Arrival::Accepted(_) => unreachable!("an accepted connection in the table of a client"),
         });
+        self.add_client(client, table, handler_bytes)
+    }
+
+    /// As [`client`](Self::client), with a task for each connection: see [`task`](crate::task).
+    pub fn client_async<F, Fut>(self, client: Client, serve: F) -> (Self, Connector)
+    where
+        F: Fn(task::Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), task::Error>> + 'static,
+    {
+        self.add_client(client, task_table_maker(serve), PlaceBytes::OfTask(place_bytes::<Fut>))
+    }
+
+    /// Outgoing connections that tasks ask for, wait for and use: see [`task::Connector`].
+    pub fn connector(self, client: Client) -> (Self, task::Connector) {
+        task::Connector::add(self, client)
+    }
+
+    fn add_client(mut self, client: Client, table: TableMaker, handler_bytes: PlaceBytes) -> (Self, Connector) {
         let connector = Connector::new(self.clients.len(), std::sync::Arc::clone(&self.for_connectors));
         let (limiter, flow) = (client.its_limiter().cloned(), client.flow_control().cloned());
         let (outgoing, filters) = (client.outgoing(), client.filters().clone());
@@ -304,8 +362,8 @@ impl ServerBuilder {
     /// What a connection takes in the tables of handlers at worst, and while it is connecting. Each listener and each client has a
     /// table of its own, which keeps what it once needed: so the sum over them.
     fn handler_bytes(&self) -> usize {
-        let listeners: usize = self.listeners.iter().map(|described| described.handler_bytes).sum();
-        let clients: usize = self.clients.iter().map(|described| described.handler_bytes).sum();
+        let listeners: usize = self.listeners.iter().map(|described| described.handler_bytes.bytes(&self.limits)).sum();
+        let clients: usize = self.clients.iter().map(|described| described.handler_bytes.bytes(&self.limits)).sum();
         listeners + clients + if self.clients.is_empty() { 0 } else { CONNECTING_BYTES }
     }
 

@@ -22,6 +22,7 @@ pub const REASONS: &[&str] = &[
     "handshake_timeout",
     "system_memory",
     "offload_panicked",
+    "task_failed",
 ];
 
 /// From this many runs on, a campaign fails if something has happened in fewer than one of [`RUNS_PER_OCCURRENCE`].

@@ -10,6 +10,7 @@ mod news;
 mod offload;
 mod publishing;
 mod services;
+mod tasks;
 
 use std::time::Duration;
 
@@ -47,7 +48,9 @@ const PUBLISHING: u64 = 4;
 const NEWS: u64 = 5;
 /// The number of the service whose work is done elsewhere.
 const OFFLOADS: u64 = 6;
-const SERVICES: u64 = 8;
+/// The number of the service of tasks that fail.
+const FICKLE: u64 = 9;
+const SERVICES: u64 = 10;
 
 /// How long the system is out of memory, where it is: longer than the 10 s that a connection waits.
 const SHORTAGE: Duration = Duration::from_secs(15);
@@ -68,6 +71,7 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let meets_shortage = is_impatient && simulation.random_below(6) == 0;
     let witness = Witness::new(&limits).of_a_shortage(meets_shortage);
     let complaints = witness.complaints.clone();
+    let (of_restless, of_fickle) = (complaints.clone(), complaints.clone());
     let room = Newsroom::new(group, &limits, complaints.clone());
     let prompt = witness.of_a_prompt_service();
     let (later, moody, publisher, gossip) =
@@ -98,7 +102,13 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         })
         .listen(Listener::tcp(([10, 0, 0, 1], 7012).into()).flow(of_news.clone()), move |_| Reporter::new(room.clone()))
         .listen(Listener::tcp(([10, 0, 0, 1], 7013).into()), move |_| Offloads::new(offloads.clone()))
-        .listen(masking, move |_| Echo { witness: masked.clone() });
+        .listen(masking, move |_| Echo { witness: masked.clone() })
+        .listen_async(Listener::tcp(([10, 0, 0, 1], 7015).into()), move |connection| {
+            tasks::restless(connection, of_restless.clone())
+        })
+        .listen_async(Listener::tcp(([10, 0, 0, 1], 7016).into()), move |connection| {
+            tasks::fickle(connection, of_fickle.clone())
+        });
     let has_clients = simulation.random_below(3) == 0;
     let (server, connector) = match has_clients {
         true => {
@@ -166,7 +176,7 @@ fn wave(
         let service = simulation.random_below(SERVICES);
         let after = Duration::from_micros(simulation.random_below(2_000_000));
         // A gossip may be aborted by another one; an echo by way of jobs is as sure as any.
-        let is_lenient = is_lenient || ((MOODY..OFFLOADS).contains(&service));
+        let is_lenient = is_lenient || (MOODY..OFFLOADS).contains(&service) || service == FICKLE;
         let address = addresses[service as usize];
         let client = if service == PUBLISHING {
             let client = Subscriber::new(simulation, flow);
@@ -210,6 +220,8 @@ fn limits(simulation: &Simulation, is_impatient: bool) -> Limits {
         offload_workers: 1 + simulation.random_below(3) as u32,
         offload_jobs: 1 + simulation.random_below(30) as u32,
         offload_jobs_per_connection: 1 + simulation.random_below(8) as u32,
+        tasks_per_connection: 1 + simulation.random_below(3) as u32,
+        sleeps_per_connection: 2 + simulation.random_below(3) as u16,
         mailbox_messages: 1 + simulation.random_below(20) as usize,
         close_timeout: Duration::from_millis(100 + simulation.random_below(2_000)),
         shutdown_grace: Duration::from_millis(100 + simulation.random_below(2_000)),
