@@ -1,10 +1,7 @@
 //! The connection whose request is being served.
 
 use std::cell::Cell;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use pin_project_lite::pin_project;
 use tidegate::task;
 
 thread_local! {
@@ -14,7 +11,7 @@ thread_local! {
 /// The surroundings of the connection whose request is being served: to sleep, to spawn, to have work done on other threads. For services
 /// that must be `Send`, as those of axum: they can't keep a [`task::Context`], but they can ask for it at any time while a request is served.
 ///
-/// `None` outside of [`listen_http`](crate::ListenHttp::listen_http)'s services, their futures and response bodies.
+/// `None` outside of the services of [`listen_http`](crate::ListenHttp::listen_http), their futures and response bodies.
 pub fn context() -> Option<task::Context> {
     let context = CURRENT.take();
     let found = context.clone();
@@ -34,29 +31,5 @@ struct Restored(Option<task::Context>);
 impl Drop for Restored {
     fn drop(&mut self) {
         CURRENT.set(self.0.take());
-    }
-}
-
-pin_project! {
-    /// A future that is polled with the context of its connection.
-    pub(crate) struct Entered<F> {
-        context: task::Context,
-        #[pin]
-        future: F,
-    }
-}
-
-impl<F> Entered<F> {
-    pub(crate) fn new(context: task::Context, future: F) -> Self {
-        Self { context, future }
-    }
-}
-
-impl<F: Future> Future for Entered<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        enter(this.context, || this.future.poll(context))
     }
 }

@@ -1,15 +1,12 @@
-//! Where the requests of an HTTP/2 connection run.
+//! Where futures of hyper run.
 
 use hyper::rt;
 use tidegate::task;
 
-use crate::current;
-
-/// The [`hyper::rt::Executor`] of a connection: what it is given runs as a task of the connection, on its I/O thread, and ends with it.
-/// Nothing of it needs to be `Send`.
+/// A [`hyper::rt::Executor`] of tasks of a connection: what it is given runs on the connection's I/O thread, and ends with it. Nothing of it
+/// needs to be `Send`. For hyper's client over HTTP/2, and for its server without the rest of this crate.
 ///
-/// A connection has at most [`Limits::tasks_per_connection`](tidegate::Limits) such tasks. What is one too many is dropped, which resets
-/// its stream.
+/// A connection has at most [`Limits::tasks_per_connection`](tidegate::Limits) such tasks. What is one too many is dropped.
 #[derive(Clone, Debug)]
 pub struct Executor {
     context: task::Context,
@@ -22,11 +19,14 @@ impl Executor {
     }
 }
 
-impl<F: Future<Output = ()> + 'static> rt::Executor<F> for Executor {
+impl<F> rt::Executor<F> for Executor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
     fn execute(&self, future: F) {
-        let future = current::Entered::new(self.context.clone(), future);
         if let Err(refused) = self.context.spawn_local(future) {
-            tracing::debug!(%refused, "a request is dropped");
+            tracing::warn!(%refused, "a future of hyper is dropped");
         }
     }
 }

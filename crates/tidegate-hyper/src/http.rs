@@ -179,6 +179,13 @@ impl Http {
     }
 }
 
+impl Http {
+    /// How many requests of an HTTP/2 connection may be there at once: those in progress, and as many that were reset and are not gone yet.
+    pub(crate) fn stream_places(&self) -> usize {
+        2 * self.streams as usize + PENDING_RESETS
+    }
+}
+
 /// The largest frame that is taken: the least that HTTP/2 allows to ask for (RFC 9113, 6.5.2).
 pub(crate) const FRAME_BYTES: u32 = 16 << 10;
 

@@ -43,6 +43,7 @@ mod io;
 mod listen;
 mod memory;
 mod serve;
+mod streams;
 mod timer;
 
 pub use bounded::{Answer, Bounded};

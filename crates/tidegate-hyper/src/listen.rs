@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::service::HttpService;
+use hyper::service::Service;
+use hyper::{Request, Response};
 use tidegate::{Listener, ServerBuilder, task};
 
 use crate::serve::serve;
@@ -23,24 +24,24 @@ pub trait ListenHttp {
     ///
     /// When the server drains, requests that are under way are finished, and connections are closed when they are idle.
     ///
-    fn listen_http<M, S>(self, listener: Listener, http: Http, make: M) -> Self
+    fn listen_http<M, S, B>(self, listener: Listener, http: Http, make: M) -> Self
     where
         M: Fn(&task::Connection) -> S + Send + Sync + 'static,
-        S: HttpService<Incoming> + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
         S::Error: Into<BoxedError>,
-        S::ResBody: 'static,
-        <S::ResBody as Body>::Error: Into<BoxedError>,
+        B: Body + 'static,
+        B::Error: Into<BoxedError>,
         S::Future: 'static;
 }
 
 impl ListenHttp for ServerBuilder {
-    fn listen_http<M, S>(self, listener: Listener, http: Http, make: M) -> Self
+    fn listen_http<M, S, B>(self, listener: Listener, http: Http, make: M) -> Self
     where
         M: Fn(&task::Connection) -> S + Send + Sync + 'static,
-        S: HttpService<Incoming> + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
         S::Error: Into<BoxedError>,
-        S::ResBody: 'static,
-        <S::ResBody as Body>::Error: Into<BoxedError>,
+        B: Body + 'static,
+        B::Error: Into<BoxedError>,
         S::Future: 'static,
     {
         let listener = listener.reserve(http.connection_bytes());

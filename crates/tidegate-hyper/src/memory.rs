@@ -4,7 +4,7 @@
 //! counts. What the service itself keeps is not in them: it is the service's to bound and to declare.
 
 use crate::http::{FRAME_BYTES, PENDING_RESETS};
-use crate::{Http, Io, Versions, handle};
+use crate::{Http, Io, Versions, handle, streams};
 
 impl Http {
     /// What a connection takes on the heap at most while it is served, in bytes, besides its send queue and what the service itself keeps:
@@ -33,7 +33,7 @@ impl Http {
             + 2 * self.head_bytes
             // One head is always taken, however large.
             + self.heads_bytes.max(HEAD_GROWTH * self.head_bytes)
-            + (streams + HTTP2_STREAMS_KEPT) * HTTP2_STREAM_BYTES
+            + (streams + HTTP2_STREAMS_KEPT) * (HTTP2_STREAM_BYTES + streams::PLACE_BYTES)
             + streams * self.stream_send_bytes
             + 2 * self.window_bytes as usize
             + data_frames(self.window_bytes as usize) * HTTP2_FRAME_BYTES
