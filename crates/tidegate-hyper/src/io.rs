@@ -79,6 +79,11 @@ impl Io {
         }
     }
 
+    /// Whether something waits for room in the send queue.
+    pub(crate) fn is_full(&self) -> bool {
+        self.refused.is_some()
+    }
+
     /// Hands what was written to the send queue.
     pub(crate) fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), task::Error>> {
         if self.refused.is_none() {

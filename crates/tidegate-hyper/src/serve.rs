@@ -101,7 +101,7 @@ where
     let service = Bounded::new(service, http.heads_bytes);
     let connection = http.http2(Timer::new(context), streams.executor()).serve_connection(handle, service);
     let mut connection = Box::pin(connection);
-    let mut is_ending = false;
+    let (mut is_ending, mut was_full) = (false, false);
     let mut draining = pin!(context.draining());
     let served = poll_fn(|waker| {
         if !is_ending && draining.as_mut().poll(waker).is_ready() {
@@ -109,8 +109,14 @@ where
             connection.as_mut().graceful_shutdown();
             streams.wake_connection();
         }
+        if std::mem::take(&mut was_full) {
+            // It may have waited for the room that there is now.
+            streams.wake_connection();
+        }
         let served = current::enter(context, || streams.poll(waker, |waker| connection.as_mut().poll(waker)));
-        send(&kept, waker, served)
+        let sent = send(&kept, waker, served);
+        was_full = kept.with(|io| io.is_full());
+        sent
     })
     .await?;
     drop(connection);
