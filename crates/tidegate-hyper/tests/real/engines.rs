@@ -35,11 +35,11 @@ fn requests_are_answered_on_every_engine_with_a_date_and_draining_ends_it() {
                 assert_eq!(answer, body);
             }
         }
-        let report = running.drained();
-        assert_eq!(report.connections(), 20, "{engine:?}");
+        running.handle.drain();
         for mut stream in streams {
             assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
         }
+        assert_eq!(running.drained().connections(), 20, "{engine:?}");
     }
 }
 

@@ -78,6 +78,7 @@ fn a_websocket_echoes_on_every_engine() {
         let mut answer = String::new();
         others.read_to_string(&mut answer).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        drop(others);
         assert_eq!(running.drained().connections(), 4);
     }
 }
@@ -117,6 +118,7 @@ fn an_upgraded_connection_that_left_its_thread_gives_errors_and_ends_in_order_wh
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an orderly end");
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    drop(stream);
     assert_eq!(running.drained().connections(), 1);
 }
 
