@@ -11,7 +11,10 @@ use hyper::service::Service;
 use hyper::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 
-/// A service for HTTP/2, where many requests of one connection are in progress at once: it passes a request on to `service` only while the
+use crate::Few;
+
+/// A service for HTTP/2, where many requests of one connection are in progress at once. Their responses have bodies of which a [few](Few) pieces
+/// wait at a time. It passes a request on to `service` only while the
 /// heads of those in progress take no more than they may. A larger one is refused, with an error that makes hyper reset its stream with
 /// `REFUSED_STREAM`: nothing was done of it, and the client may try again.
 ///
@@ -46,10 +49,10 @@ impl<S> Bounded<S> {
     }
 }
 
-/// What a head takes in memory, in bytes, without the texts that it shares with hyper's buffers: a few hundred for the request itself, and its
-/// map of headers.
+/// What a head takes in memory, in bytes: the request itself, and its map of headers.
 fn head_bytes(headers: &HeaderMap) -> usize {
-    REQUEST_BYTES + headers.capacity() * HEADER_BYTES
+    let repeated = headers.len() - headers.keys_len();
+    REQUEST_BYTES + headers.capacity() * HEADER_BYTES + repeated * REPEATED_BYTES
 }
 
 /// The parts of a request with an address of a few hundred bytes, and what hyper keeps for it.
@@ -58,6 +61,9 @@ const REQUEST_BYTES: usize = 1024;
 /// An entry of a header map, as `http` 1 lays it out: its hash, name, value and links, 104 bytes; its index, 4, of which there are a third more
 /// than entries; and a short text of its own, since those that are compressed are decoded to the heap.
 const HEADER_BYTES: usize = 104 + 6 + 32;
+
+/// Another value of the same name: 72 bytes in a vector that has just grown, and a text of its own.
+const REPEATED_BYTES: usize = 2 * 72 + 32;
 
 /// The share of a request that is in progress.
 #[derive(Debug)]
@@ -77,7 +83,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    type Response = Response<B>;
+    type Response = Response<Few<B>>;
     type Error = Box<dyn Error + Send + Sync>;
     type Future = Answer<S::Future>;
 
@@ -103,16 +109,16 @@ pin_project! {
     }
 }
 
-impl<F, R, E> Future for Answer<F>
+impl<F, B, E> Future for Answer<F>
 where
-    F: Future<Output = Result<R, E>>,
+    F: Future<Output = Result<Response<B>, E>>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    type Output = Result<R, Box<dyn Error + Send + Sync>>;
+    type Output = Result<Response<Few<B>>, Box<dyn Error + Send + Sync>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().future.as_pin_mut() {
-            Some(future) => future.poll(context).map_err(Into::into),
+            Some(future) => future.poll(context).map(|answer| Ok(answer.map_err(Into::into)?.map(Few::new))),
             None => Poll::Ready(Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into())),
         }
     }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
+use hyper::rt::Timer;
 use hyper::server::conn::{http1, http2};
-
-use crate::Timer;
 
 /// How HTTP is served on the connections of a listener: which versions, and what each connection may use.
 ///
@@ -55,7 +54,7 @@ impl Http {
             head_timeout: Duration::from_secs(30),
             keep_alive: true,
             date: true,
-            streams: 32,
+            streams: 16,
             window_bytes: Self::WINDOW_BYTES_MIN,
             stream_send_bytes: 8 << 10,
             heads_bytes: 96 << 10,
@@ -106,7 +105,7 @@ impl Http {
         self
     }
 
-    /// How many requests of one HTTP/2 connection may be in progress. Default: 32.
+    /// How many requests of one HTTP/2 connection may be in progress. Default: 16.
     ///
     /// # Panics
     /// If it is 0.
@@ -143,14 +142,14 @@ impl Http {
 
     /// What the heads of all requests of one HTTP/2 connection that are in progress may take together, in bytes of memory. A request that
     /// is too much is not handed to the service: its stream is reset with `REFUSED_STREAM`, after which the client may try it again. One
-    /// request is always served. Default: 96 KiB, which is enough for 32 requests with 16 headers each.
+    /// request is always served. Default: 96 KiB, which is enough for 16 requests with 32 headers each.
     pub fn heads_bytes(mut self, bytes: usize) -> Self {
         self.heads_bytes = bytes;
         self
     }
 
-    /// hyper's builder for HTTP/1 with these settings.
-    pub fn http1(&self, timer: Timer) -> http1::Builder {
+    /// hyper's builder for HTTP/1 with these settings; the timer is usually a [`Timer`](crate::Timer).
+    pub fn http1(&self, timer: impl Timer + Send + Sync + 'static) -> http1::Builder {
         let mut builder = http1::Builder::new();
         builder
             .timer(timer)
@@ -161,8 +160,9 @@ impl Http {
         builder
     }
 
-    /// hyper's builder for HTTP/2 with these settings.
-    pub fn http2<E: Clone>(&self, timer: Timer, executor: E) -> http2::Builder<E> {
+    /// hyper's builder for HTTP/2 with these settings, without [`heads_bytes`](Self::heads_bytes), for which there is
+    /// [`Bounded`](crate::Bounded).
+    pub fn http2<E: Clone>(&self, timer: impl Timer + Send + Sync + 'static, executor: E) -> http2::Builder<E> {
         let mut builder = http2::Builder::new(executor);
         builder
             .timer(timer)

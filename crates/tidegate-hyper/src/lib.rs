@@ -37,6 +37,7 @@
 mod bounded;
 mod current;
 mod executor;
+mod few;
 mod handle;
 mod http;
 mod io;
@@ -49,6 +50,7 @@ mod timer;
 pub use bounded::{Answer, Bounded};
 pub use current::context;
 pub use executor::Executor;
+pub use few::{Few, Piece};
 pub use http::{Http, Versions};
 pub use io::Io;
 pub use listen::ListenHttp;

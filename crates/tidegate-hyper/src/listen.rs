@@ -18,7 +18,8 @@ pub trait ListenHttp {
     /// thread of the connection; neither service nor futures nor bodies need to be `Send`. A service that panics ends its connection and
     /// no other.
     ///
-    /// What HTTP takes for each connection, [`Http::connection_bytes`], is reserved in the server's ceiling ([`Listener::reserve`]).
+    /// What HTTP takes for each connection, [`Http::connection_bytes`], is reserved in the server's ceiling ([`Listener::reserve`]), and so is what
+    /// serving one takes while it runs.
     ///
     /// For HTTPS, give the listener a TLS filter; with the protocols `h2` and `http/1.1`, clients choose between them by ALPN.
     ///
@@ -44,7 +45,7 @@ impl ListenHttp for ServerBuilder {
         B::Error: Into<BoxedError>,
         S::Future: 'static,
     {
-        let listener = listener.reserve(http.connection_bytes());
+        let listener = listener.reserve(http.connection_bytes()).reserve_call(http.call_bytes());
         let http = Arc::new(http);
         self.listen_async(listener, move |connection| {
             let service = make(&connection);

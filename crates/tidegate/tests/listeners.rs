@@ -136,6 +136,11 @@ fn what_handlers_reserve_is_a_term_of_the_ceiling_and_comes_from_the_memory_of_t
     assert_eq!(ceiling(&[70_000]).reserved_bytes, 70_000_000);
     // A connection is of one listener.
     assert_eq!(ceiling(&[70_000, 30_000, 0]).terms().last(), Some(&("reserved", 70_000_000)));
+    // And what a call takes, once for each I/O thread.
+    let server = Server::builder().limits(Limits { max_connections: 10, ..Limits::default() }).memory(64 << 20);
+    let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).reserve(1_000).reserve_call(500_000);
+    let bound = server.threads(2.try_into().expect("two")).listen(listener, |_| Echo).bind().expect("it fits");
+    assert_eq!((bound.ceiling().reserved_bytes, bound.ceiling().total()), (1_010_000, 64 << 20));
     let client = tidegate::Client::tcp().reserve(80_000).reserve(1_000);
     let limits = Limits { max_connections: 10, ..Limits::default() };
     let (server, _connector) = Server::builder().limits(limits).client(client, |_| Echo);

@@ -24,6 +24,7 @@ pub struct Listener {
     flow: Option<FlowControl>,
     filters: FilterKit,
     reserved_bytes: usize,
+    call_bytes: usize,
 }
 
 impl Listener {
@@ -43,6 +44,7 @@ impl Listener {
             flow: None,
             filters: FilterKit::default(),
             reserved_bytes: 0,
+            call_bytes: 0,
         }
     }
 
@@ -131,6 +133,13 @@ impl Listener {
         self
     }
 
+    /// Counts `bytes` in the ceiling for each I/O thread: what one call of a handler takes while it runs, on top of what the handler
+    /// [keeps](Self::reserve). An I/O thread runs one call at a time. The term is the most that any listener says. Default: 0.
+    pub fn reserve_call(mut self, bytes: usize) -> Self {
+        self.call_bytes = self.call_bytes.max(bytes);
+        self
+    }
+
     /// The address that was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -146,6 +155,10 @@ impl Listener {
 
     pub(super) fn reserved_bytes(&self) -> usize {
         self.reserved_bytes
+    }
+
+    pub(super) fn call_bytes(&self) -> usize {
+        self.call_bytes
     }
 
     pub(super) fn filters(&self) -> &FilterKit {

@@ -279,7 +279,8 @@ impl ServerBuilder {
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
         ceiling.filters_bytes =
             self.limits.max_connections as usize * self.filters_bytes() + shared_bytes(self.kits(), threads);
-        ceiling.reserved_bytes = self.limits.max_connections as usize * self.reserved_bytes();
+        ceiling.reserved_bytes =
+            self.limits.max_connections as usize * self.reserved_bytes() + threads * self.call_bytes();
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
         ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
         Ok(Bound { builder: self, engines, sockets, addresses, seats, shared, ceiling })
@@ -296,7 +297,7 @@ impl ServerBuilder {
         let limits = match &self.memory {
             Memory::AsLimits => limits,
             Memory::Bytes(bytes) => {
-                let bytes = bytes.saturating_sub(shared_bytes(self.kits(), threads));
+                let bytes = bytes.saturating_sub(shared_bytes(self.kits(), threads) + threads * self.call_bytes());
                 limits.fit_memory(bytes, threads, each_bytes)?
             }
             Memory::ShareOf(machine) => limits.share_of(machine, threads, each_bytes)?,
@@ -379,6 +380,11 @@ impl ServerBuilder {
     fn reserved_bytes(&self) -> usize {
         let listeners = self.listeners.iter().map(|described| described.listener.reserved_bytes());
         listeners.chain(self.clients.iter().map(|described| described.reserved_bytes)).max().unwrap_or(0)
+    }
+
+    /// What one call of a handler takes while it runs, of whichever listener it is.
+    fn call_bytes(&self) -> usize {
+        self.listeners.iter().map(|described| described.listener.call_bytes()).max().unwrap_or(0)
     }
 
     /// The filters of each listener, and then of each client.
