@@ -49,18 +49,6 @@ impl Connection {
         self.sender.send(payload).await
     }
 
-    /// As [`Sender::poll_send`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn poll_send(
-        &mut self,
-        context: &mut task::Context<'_>,
-        message: &mut Option<Payload>,
-    ) -> Poll<Result<(), Error>> {
-        self.sender.poll_send(context, message)
-    }
-
     /// As [`Sender::send_now`].
     ///
     /// # Errors
