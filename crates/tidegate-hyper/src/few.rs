@@ -52,7 +52,9 @@ impl<B: Body> Body for Few<B> {
             this.waiting.waker.set(Some(context.waker().clone()));
             return Poll::Pending;
         }
-        this.body.poll_frame(context).map(|frame| Some(frame?.map(|frame| frame.map_data(|data| Piece::new(data, this.waiting)))))
+        this.body
+            .poll_frame(context)
+            .map(|frame| Some(frame?.map(|frame| frame.map_data(|data| Piece::new(data, this.waiting)))))
     }
 
     fn is_end_stream(&self) -> bool {

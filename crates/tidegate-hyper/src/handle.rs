@@ -38,7 +38,8 @@ struct Place {
 }
 
 /// What a place takes, in bytes, with the room of a table that has just grown.
-pub(crate) const PLACE_BYTES: usize = 2 * (size_of::<Place>() + size_of::<usize>()) + size_of::<RefCell<Io>>() + size_of::<Given>() + 64;
+pub(crate) const PLACE_BYTES: usize =
+    2 * (size_of::<Place>() + size_of::<usize>()) + size_of::<RefCell<Io>>() + size_of::<Given>() + 64;
 
 thread_local! {
     static TABLE: Table = {

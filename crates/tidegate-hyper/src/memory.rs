@@ -44,7 +44,9 @@ impl Http {
     pub fn call_bytes(&self) -> usize {
         match self.versions {
             Versions::Http1 => HTTP1_HEADERS_BYTES + HTTP1_CALL_BUFFERS * self.head_bytes,
-            Versions::Http2 | Versions::Both => HTTP2_CALL_BYTES + HTTP1_HEADERS_BYTES + HTTP1_CALL_BUFFERS * self.head_bytes,
+            Versions::Http2 | Versions::Both => {
+                HTTP2_CALL_BYTES + HTTP1_HEADERS_BYTES + HTTP1_CALL_BUFFERS * self.head_bytes
+            }
         }
     }
 }

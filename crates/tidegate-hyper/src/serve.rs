@@ -13,7 +13,7 @@ use tidegate::task;
 
 use crate::handle::Kept;
 use crate::streams::Streams;
-use crate::{BoxedError, Bounded, Http, Io, Timer, Versions, current};
+use crate::{Bounded, BoxedError, Http, Io, Timer, Versions, current};
 
 /// The first bytes of HTTP/2 (RFC 9113, 3.4). No request of HTTP/1 begins like that.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -52,7 +52,11 @@ where
     };
     // hyper knows when nothing is under way, and closes then.
     let _busy = context.busy();
-    if is_http2 { serve_http2(io, &context, &http, service).await } else { serve_http1(io, &context, &http, service).await }
+    if is_http2 {
+        serve_http2(io, &context, &http, service).await
+    } else {
+        serve_http1(io, &context, &http, service).await
+    }
 }
 
 async fn serve_http1<S, B>(mut io: Io, context: &task::Context, http: &Http, service: S) -> Result<(), task::Error>

@@ -225,7 +225,7 @@ mod tests {
     /// Ends when it is polled for the last time; until then it keeps its waker where it can be found.
     struct Counts {
         polls_left: Rc<Cell<u32>>,
-        waker: Rc<RefCell<Option<Waker>>>,
+        waker: Kept,
     }
 
     impl Future for Counts {
@@ -238,7 +238,9 @@ mod tests {
         }
     }
 
-    fn counts(polls: u32) -> (Counts, Rc<Cell<u32>>, Rc<RefCell<Option<Waker>>>) {
+    type Kept = Rc<RefCell<Option<Waker>>>;
+
+    fn counts(polls: u32) -> (Counts, Rc<Cell<u32>>, Kept) {
         let (polls_left, waker) = (Rc::new(Cell::new(polls)), Rc::default());
         (Counts { polls_left: Rc::clone(&polls_left), waker: Rc::clone(&waker) }, polls_left, waker)
     }

@@ -28,8 +28,7 @@ impl Program {
             let built = build.args(["build", "-p", "tidegate-hyper", "--example", example]).status();
             assert!(built.is_ok_and(|status| status.success()), "{example} can't be built");
         }
-        let mut child =
-            Command::new(&path).args(arguments).stdout(Stdio::piped()).spawn().expect("the example starts");
+        let mut child = Command::new(&path).args(arguments).stdout(Stdio::piped()).spawn().expect("the example starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says something");
         let address = line.strip_prefix("listening on ").expect("where it listens");
@@ -68,7 +67,8 @@ fn http_hello_greets_over_both_versions() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nHello, World!"), "{answer}");
     assert!(answer.contains("\r\ndate: "), "{answer}");
     let mut curl = Command::new("curl");
-    let curl = curl.args(["--silent", "--max-time", "20", "--http2-prior-knowledge", "--write-out", " %{http_version}"]);
+    let curl =
+        curl.args(["--silent", "--max-time", "20", "--http2-prior-knowledge", "--write-out", " %{http_version}"]);
     match curl.arg(format!("http://{}/", hello.address)).output() {
         Ok(run) => assert_eq!(String::from_utf8_lossy(&run.stdout), "Hello, World! 2"),
         Err(error) => println!("skipped for HTTP/2: curl can't be run: {error}"),

@@ -158,10 +158,12 @@ fn service(serves: Serves) -> impl Service<Request<Incoming>, Response = Answer,
 
 type Running = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Send + Sync>>>>>;
 
+type InProgressOne = Pin<Box<dyn Future<Output = ()>>>;
+
 /// The requests of HTTP/2 that are in progress.
 #[derive(Clone, Default)]
 struct InProgress {
-    new: Rc<RefCell<VecDeque<Pin<Box<dyn Future<Output = ()>>>>>>,
+    new: Rc<RefCell<VecDeque<InProgressOne>>>,
 }
 
 impl<F: Future<Output = ()> + 'static> rt::Executor<F> for InProgress {
@@ -266,7 +268,9 @@ impl Measured {
     pub fn check(&self, http: &Http, what: &str) {
         let (reserved, call) = (http.connection_bytes() as isize, http.call_bytes() as isize);
         let Self { most_kept_bytes, most_call_bytes, outcome, .. } = self;
-        println!("{what}: {most_kept_bytes} kept, {most_call_bytes} more in a call, of {reserved} and {call}; {outcome:?}");
+        println!(
+            "{what}: {most_kept_bytes} kept, {most_call_bytes} more in a call, of {reserved} and {call}; {outcome:?}"
+        );
         assert!(*most_kept_bytes <= reserved, "{what}: {most_kept_bytes} bytes, and {reserved} are reserved");
         assert!(*most_call_bytes <= call, "{what}: {most_call_bytes} bytes in a call, and {call} are reserved");
     }

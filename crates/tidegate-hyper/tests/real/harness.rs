@@ -34,7 +34,9 @@ impl Running {
         let bound = builder.engine(engine).bind().expect("a free port and sound limits");
         let (address, handle) = (bound.local_addrs()[0], bound.handle());
         let (say, report) = mpsc::channel();
-        std::thread::spawn(move || say.send(bound.run()));
+        std::thread::spawn(move || {
+            let _ = say.send(bound.run());
+        });
         Self { address, handle, report }
     }
 
@@ -68,7 +70,10 @@ pub fn ask(stream: &mut TcpStream, request: &str) -> (String, String) {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().expect("a number"));
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map_or(0, |length| length.parse().expect("a number"));
     let mut body = vec![0; length];
     stream.read_exact(&mut body).expect("a body");
     (head, String::from_utf8(body).expect("text"))

@@ -1,7 +1,8 @@
 //! Connections that are upgraded, to WebSocket or anything else.
 
 use std::convert::Infallible;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::sync::mpsc;
 
 use futures_util::{SinkExt, StreamExt};
@@ -47,19 +48,38 @@ async fn accept(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>>
     Ok(response)
 }
 
+/// A client that doesn't mind being interrupted.
+struct Patient(TcpStream);
+
+impl Read for Patient {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// A WebSocket client says three things and gets them back.
 pub fn converse(running: &Running, path: &str) {
     let url = format!("ws://{}{path}", running.address);
-    let (mut socket, _) = tungstenite::client(url, running.connect()).expect("an upgrade");
+    let (mut socket, _) = tungstenite::client(url, Patient(running.connect())).expect("an upgrade");
     let long = "x".repeat(300_000);
     for text in ["hello", "tides", &long] {
         socket.send(Message::text(text)).expect("it reads");
-        let answer = loop {
-            match socket.read() {
-                Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                answer => break answer.expect("an answer"),
-            }
-        };
+        let answer = socket.read().expect("an answer");
         assert_eq!(answer, Message::text(text));
     }
     socket.close(None).expect("it reads");

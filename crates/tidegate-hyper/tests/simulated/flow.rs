@@ -47,7 +47,8 @@ fn a_response_body_is_asked_for_as_fast_as_the_client_reads() {
         })
     });
     let address = simulation.serve(server).expect("sound limits")[0];
-    let (mut talker, seen) = Talker::new(vec![b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()], |seen| seen.bytes.len() > 1 << 20);
+    let (mut talker, seen) =
+        Talker::new(vec![b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()], |seen| seen.bytes.len() > 1 << 20);
     talker.reads = false;
     let client = simulation.client(address, Duration::ZERO, talker);
     let stopped = Rc::new(Cell::new(0));

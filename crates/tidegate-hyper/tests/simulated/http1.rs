@@ -36,7 +36,8 @@ fn requests_follow_each_other_on_one_connection_and_in_one_packet() {
     let requests: Vec<u8> =
         (0..20).flat_map(|number| format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes()).collect();
     let numbered = |text: &str| {
-        let places: Vec<_> = (0..20).map(|number| text.find(&format!("GET /{number} 0 bytes")).expect("it is there")).collect();
+        let places: Vec<_> =
+            (0..20).map(|number| text.find(&format!("GET /{number} 0 bytes")).expect("it is there")).collect();
         assert!(places.is_sorted(), "{text}");
     };
     let together = talk(1, server(), Talker::new(vec![requests.clone()], |seen| seen.responses() == 20));
@@ -59,7 +60,8 @@ fn without_keep_alive_and_when_the_client_wants_it_the_connection_ends_after_the
 
 #[test]
 fn a_head_must_be_whole_in_time_and_the_time_is_that_of_the_simulation() {
-    let server = || builder().listen_http(listener(), http().head_timeout(Duration::from_secs(7)), |_| service_fn(hello));
+    let server =
+        || builder().listen_http(listener(), http().head_timeout(Duration::from_secs(7)), |_| service_fn(hello));
     // One byte a second.
     let slow: Vec<_> = b"GET / HTTP/1.1\r\nHost: slow\r\n\r\n".iter().map(|&byte| vec![byte]).collect();
     let seen = talk(1, server(), Talker::slow(slow, Duration::from_secs(1), |_| false));

@@ -123,14 +123,15 @@ impl Client for Talker {
             peer.wake_after(self.next_at.saturating_since(peer.now()));
         }
         let mut buffer = [0; 4096];
-        while self.reads {
+        let mut is_read = !self.reads;
+        while !is_read {
             match peer.read(&mut buffer) {
                 Ok(0) => {
                     seen.end = Some((peer.now(), Ok(())));
                     return Next::Close;
                 }
                 Ok(count) => seen.bytes.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_read = true,
                 Err(error) => {
                     seen.end = Some((peer.now(), Err(error.kind())));
                     return Next::Close;
