@@ -119,3 +119,30 @@ fn fewer_places_than_listeners_are_refused_unless_who_comes_too_many_is_turned_a
         assert_eq!(u64::from(answered) + report.refused(RefusedBecause::Full), 20, "seed {seed}");
     }
 }
+
+#[test]
+fn what_handlers_reserve_is_a_term_of_the_ceiling_and_comes_from_the_memory_of_the_server() {
+    let ceiling = |reserves: &[usize]| {
+        let limits = Limits { max_connections: 1000, ..Limits::default() };
+        let server = Server::builder().limits(limits).memory(256 << 20);
+        let server = reserves.iter().fold(server, |server, &bytes| {
+            server.listen(Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).reserve(bytes), |_| Echo)
+        });
+        let bound = server.bind().expect("it fits");
+        assert_eq!(bound.ceiling().total(), 256 << 20, "what is reserved is not send memory's");
+        bound.ceiling().clone()
+    };
+    assert!(ceiling(&[0]).terms().iter().all(|(name, _)| *name != "reserved"));
+    assert_eq!(ceiling(&[70_000]).reserved_bytes, 70_000_000);
+    // A connection is of one listener.
+    assert_eq!(ceiling(&[70_000, 30_000, 0]).terms().last(), Some(&("reserved", 70_000_000)));
+    // And what a call takes, once for each I/O thread.
+    let server = Server::builder().limits(Limits { max_connections: 10, ..Limits::default() }).memory(64 << 20);
+    let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).reserve(1_000).reserve_call(500_000);
+    let bound = server.threads(2.try_into().expect("two")).listen(listener, |_| Echo).bind().expect("it fits");
+    assert_eq!((bound.ceiling().reserved_bytes, bound.ceiling().total()), (1_010_000, 64 << 20));
+    let client = tidegate::Client::tcp().reserve(80_000).reserve(1_000);
+    let limits = Limits { max_connections: 10, ..Limits::default() };
+    let (server, _connector) = Server::builder().limits(limits).client(client, |_| Echo);
+    assert_eq!(server.bind().expect("it fits").ceiling().reserved_bytes, 810_000);
+}

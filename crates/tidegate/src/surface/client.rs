@@ -26,6 +26,7 @@ pub struct Client {
     limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
     filters: FilterKit,
+    reserved_bytes: usize,
 }
 
 impl Client {
@@ -42,6 +43,7 @@ impl Client {
             limiter: None,
             flow: None,
             filters: FilterKit::default(),
+            reserved_bytes: 0,
         }
     }
 
@@ -119,6 +121,16 @@ impl Client {
     pub fn filter_later(mut self, reserve: Reserve) -> Self {
         self.filters.add_later(reserve);
         self
+    }
+
+    /// Counts `bytes` in the ceiling for each connection, as [`Listener::reserve`](crate::Listener::reserve) does.
+    pub fn reserve(mut self, bytes: usize) -> Self {
+        self.reserved_bytes += bytes;
+        self
+    }
+
+    pub(super) fn reserved_bytes(&self) -> usize {
+        self.reserved_bytes
     }
 
     pub(super) fn filters(&self) -> &FilterKit {

@@ -288,8 +288,8 @@ impl std::error::Error for LimitsError {}
 
 /// What a server may use in memory at worst: a sum with named terms.
 ///
-/// What handlers allocate themselves is not in it, and neither is [`kernel_bytes`](Self::kernel_bytes), which is memory of the kernel and
-/// has a line of its own.
+/// What handlers allocate themselves is in it as far as it was [declared](crate::Listener::reserve). Not in it is
+/// [`kernel_bytes`](Self::kernel_bytes), which is memory of the kernel and has a line of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ceiling {
     /// The program, the stacks of the I/O threads, rings, queues between threads.
@@ -306,6 +306,9 @@ pub struct Ceiling {
     /// What the filters of all connections take, as they have declared ([`filter::Reserve`](crate::filter::Reserve)); 0 without filters. Only
     /// [`Bound::ceiling`](crate::Bound::ceiling) knows them.
     pub filters_bytes: usize,
+    /// What handlers take on the heap for all connections, as listeners and clients have declared
+    /// ([`Listener::reserve`](crate::Listener::reserve)); 0 if none has. Only [`Bound::ceiling`](crate::Bound::ceiling) knows it.
+    pub reserved_bytes: usize,
     /// What the kernel may use for the sockets at worst, besides all that: not a term of [`total`](Self::total). `max_connections` x (twice
     /// [`Limits::socket_send_buffer_bytes`], twice [`Limits::socket_receive_buffer_bytes`], and 224 KiB for the packet that overshoots
     /// each and for the socket); what arrives during a call, for each I/O thread; and, in [`Bound::ceiling`](crate::Bound::ceiling),
@@ -315,7 +318,7 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// The terms, by name, those of groups and of filters only if there are any; [`kernel_bytes`](Self::kernel_bytes) is none of them.
+    /// The terms, by name, those of groups, of filters and what is reserved for handlers only if there are any; [`kernel_bytes`](Self::kernel_bytes) is none of them.
     pub fn terms(&self) -> Vec<(&'static str, usize)> {
         let mut terms = vec![
             ("base", self.base_bytes),
@@ -326,6 +329,9 @@ impl Ceiling {
         terms.extend((self.publish_bytes > 0).then_some(("publish", self.publish_bytes)));
         if self.filters_bytes > 0 {
             terms.push(("filters", self.filters_bytes));
+        }
+        if self.reserved_bytes > 0 {
+            terms.push(("reserved", self.reserved_bytes));
         }
         terms
     }
@@ -475,6 +481,7 @@ impl Limits {
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
             publish_bytes: self.publish_bytes(threads),
             filters_bytes: 0,
+            reserved_bytes: 0,
             kernel_bytes: self.kernel_bytes(threads, 0),
         }
     }

@@ -23,6 +23,8 @@ pub struct Listener {
     limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
     filters: FilterKit,
+    reserved_bytes: usize,
+    call_bytes: usize,
 }
 
 impl Listener {
@@ -41,6 +43,8 @@ impl Listener {
             limiter: None,
             flow: None,
             filters: FilterKit::default(),
+            reserved_bytes: 0,
+            call_bytes: 0,
         }
     }
 
@@ -119,6 +123,23 @@ impl Listener {
         self
     }
 
+    /// Counts `bytes` in the ceiling for each connection: what its handler takes on the heap at most, such as the buffers of a protocol.
+    /// The server can't see to it: it is the handler's promise. Called several times, the bytes add up. Default: 0.
+    ///
+    /// A connection is of one listener or client and gives back what it has when it ends, so the term of the [`Ceiling`](crate::Ceiling) is
+    /// the most that any of them reserves, for [`Limits::max_connections`](crate::Limits).
+    pub fn reserve(mut self, bytes: usize) -> Self {
+        self.reserved_bytes += bytes;
+        self
+    }
+
+    /// Counts `bytes` in the ceiling for each I/O thread: what one call of a handler takes while it runs, on top of what the handler
+    /// [keeps](Self::reserve). An I/O thread runs one call at a time. The term is the most that any listener says. Default: 0.
+    pub fn reserve_call(mut self, bytes: usize) -> Self {
+        self.call_bytes = self.call_bytes.max(bytes);
+        self
+    }
+
     /// The address that was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -130,6 +151,14 @@ impl Listener {
 
     pub(crate) fn flow_control(&self) -> Option<&FlowControl> {
         self.flow.as_ref()
+    }
+
+    pub(super) fn reserved_bytes(&self) -> usize {
+        self.reserved_bytes
+    }
+
+    pub(super) fn call_bytes(&self) -> usize {
+        self.call_bytes
     }
 
     pub(super) fn filters(&self) -> &FilterKit {

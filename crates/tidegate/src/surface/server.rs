@@ -125,6 +125,7 @@ struct DescribedClient {
     limiter: Option<ConnectionLimiter>,
     flow: Option<FlowControl>,
     filters: FilterKit,
+    reserved_bytes: usize,
     table: TableMaker,
     handler_bytes: PlaceBytes,
 }
@@ -228,7 +229,8 @@ impl ServerBuilder {
         let connector = Connector::new(self.clients.len(), std::sync::Arc::clone(&self.for_connectors));
         let (limiter, flow) = (client.its_limiter().cloned(), client.flow_control().cloned());
         let (outgoing, filters) = (client.outgoing(), client.filters().clone());
-        self.clients.push(DescribedClient { outgoing, limiter, flow, filters, table, handler_bytes });
+        let reserved_bytes = client.reserved_bytes();
+        self.clients.push(DescribedClient { outgoing, limiter, flow, filters, reserved_bytes, table, handler_bytes });
         (self, connector)
     }
 
@@ -277,6 +279,8 @@ impl ServerBuilder {
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
         ceiling.filters_bytes =
             self.limits.max_connections as usize * self.filters_bytes() + shared_bytes(self.kits(), threads);
+        ceiling.reserved_bytes =
+            self.limits.max_connections as usize * self.reserved_bytes() + threads * self.call_bytes();
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
         ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
         Ok(Bound { builder: self, engines, sockets, addresses, seats, shared, ceiling })
@@ -289,11 +293,11 @@ impl ServerBuilder {
     pub(super) fn settled_limits(&self, threads: usize) -> Result<Limits, LimitsError> {
         let groups = self.limits.groups.max(self.groups);
         let limits = Limits { groups, ..self.limits.clone() };
-        let each_bytes = self.handler_bytes() + self.filters_bytes();
+        let each_bytes = self.handler_bytes() + self.filters_bytes() + self.reserved_bytes();
         let limits = match &self.memory {
             Memory::AsLimits => limits,
             Memory::Bytes(bytes) => {
-                let bytes = bytes.saturating_sub(shared_bytes(self.kits(), threads));
+                let bytes = bytes.saturating_sub(shared_bytes(self.kits(), threads) + threads * self.call_bytes());
                 limits.fit_memory(bytes, threads, each_bytes)?
             }
             Memory::ShareOf(machine) => limits.share_of(machine, threads, each_bytes)?,
@@ -370,6 +374,17 @@ impl ServerBuilder {
     /// What the filters of a connection take at worst.
     fn filters_bytes(&self) -> usize {
         filters_bytes(self.kits())
+    }
+
+    /// What the handler of a connection takes on the heap at most, of whichever listener or client it is.
+    fn reserved_bytes(&self) -> usize {
+        let listeners = self.listeners.iter().map(|described| described.listener.reserved_bytes());
+        listeners.chain(self.clients.iter().map(|described| described.reserved_bytes)).max().unwrap_or(0)
+    }
+
+    /// What one call of a handler takes while it runs, of whichever listener it is.
+    fn call_bytes(&self) -> usize {
+        self.listeners.iter().map(|described| described.listener.call_bytes()).max().unwrap_or(0)
     }
 
     /// The filters of each listener, and then of each client.

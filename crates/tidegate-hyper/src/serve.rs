@@ -1,0 +1,156 @@
+//! One connection, from its first byte to its end.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper::{Request, Response};
+use tidegate::task;
+
+use crate::handle::Kept;
+use crate::streams::Streams;
+use crate::{Bounded, BoxedError, Http, Io, Timer, Versions, current};
+
+/// The first bytes of HTTP/2 (RFC 9113, 3.4). No request of HTTP/1 begins like that.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves `connection` with `service` until one of the two is done with it.
+///
+/// # Errors
+/// What ends the connection with a reset: it is gone, or a response could not be completed.
+pub(crate) async fn serve<S, B>(connection: task::Connection, http: Arc<Http>, service: S) -> Result<(), task::Error>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    S::Error: Into<BoxedError>,
+    B: Body + 'static,
+    B::Error: Into<BoxedError>,
+    S::Future: 'static,
+{
+    let agreed = match connection.description().protocol.as_deref() {
+        Some(b"h2") => Some(Versions::Http2),
+        Some(_) => Some(Versions::Http1),
+        None => None,
+    };
+    let context = connection.context();
+    let mut io = Io::new(connection);
+    // hyper has its buffers from the first byte on: a connection that says nothing takes none.
+    let begins = poll_fn(|waker| io.poll_begins_with(PREFACE, waker));
+    let Ok(says_http2) = context.timeout(http.head_timeout, begins).await else {
+        tracing::debug!("no head in time");
+        return Ok(());
+    };
+    let says_http2 = says_http2?;
+    let is_http2 = match (http.versions, agreed) {
+        (Versions::Http1, _) => false,
+        (Versions::Http2, _) => true,
+        (Versions::Both, Some(agreed)) => agreed == Versions::Http2,
+        (Versions::Both, None) => says_http2,
+    };
+    // hyper knows when nothing is under way, and closes then.
+    let _busy = context.busy();
+    if is_http2 {
+        serve_http2(io, &context, &http, service).await
+    } else {
+        serve_http1(io, &context, &http, service).await
+    }
+}
+
+async fn serve_http1<S, B>(mut io: Io, context: &task::Context, http: &Http, service: S) -> Result<(), task::Error>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxedError>,
+    B: Body + 'static,
+    B::Error: Into<BoxedError>,
+{
+    io.flush_late(true);
+    let (kept, handle) = Kept::new(io);
+    let connection = http.http1(Timer::new(context)).serve_connection(handle, service).with_upgrades();
+    let mut connection = Box::pin(connection);
+    let mut is_ending = false;
+    let mut draining = pin!(context.draining());
+    let served = poll_fn(|waker| {
+        if !is_ending && draining.as_mut().poll(waker).is_ready() {
+            is_ending = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        let served = current::enter(context, || connection.as_mut().poll(waker));
+        send(&kept, waker, served)
+    })
+    .await?;
+    drop(connection);
+    ended(served)?;
+    if !kept.is_given_up() {
+        // It was upgraded: somebody else has it now.
+        kept.with(|io| io.flush_late(false));
+        poll_fn(|waker| kept.poll_given_up(waker)).await;
+    }
+    poll_fn(|waker| kept.with(|io| io.poll_send(waker))).await
+}
+
+async fn serve_http2<S, B>(mut io: Io, context: &task::Context, http: &Http, service: S) -> Result<(), task::Error>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxedError>,
+    B: Body + 'static,
+    B::Error: Into<BoxedError>,
+    S::Future: 'static,
+{
+    io.flush_late(true);
+    let (kept, handle) = Kept::new(io);
+    let streams = Streams::new(http.stream_places());
+    let service = Bounded::new(service, http.heads_bytes);
+    let connection = http.http2(Timer::new(context), streams.executor()).serve_connection(handle, service);
+    let mut connection = Box::pin(connection);
+    let (mut is_ending, mut was_full) = (false, false);
+    let mut draining = pin!(context.draining());
+    let served = poll_fn(|waker| {
+        if !is_ending && draining.as_mut().poll(waker).is_ready() {
+            is_ending = true;
+            connection.as_mut().graceful_shutdown();
+            streams.wake_connection();
+        }
+        if std::mem::take(&mut was_full) {
+            // It may have waited for the room that there is now.
+            streams.wake_connection();
+        }
+        let served = current::enter(context, || streams.poll(waker, |waker| connection.as_mut().poll(waker)));
+        let sent = send(&kept, waker, served);
+        was_full = kept.with(|io| io.is_full());
+        sent
+    })
+    .await?;
+    drop(connection);
+    ended(served)?;
+    poll_fn(|waker| kept.with(|io| io.poll_send(waker))).await
+}
+
+/// Sends as one message all that hyper has written in one poll.
+fn send(
+    kept: &Kept,
+    waker: &mut Context<'_>,
+    served: Poll<hyper::Result<()>>,
+) -> Poll<Result<hyper::Result<()>, task::Error>> {
+    match kept.with(|io| io.poll_send(waker)) {
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        // What there is no room for now goes out when there is.
+        _ => served.map(Ok),
+    }
+}
+
+/// What the end of hyper's side means for the connection.
+fn ended(served: hyper::Result<()>) -> Result<(), task::Error> {
+    match served {
+        Ok(()) => Ok(()),
+        // A response is not whole: an orderly end would make it look as if it were.
+        Err(error) if error.is_user() => Err(task::Error::other(error)),
+        // What the client has done wrong, it was told.
+        Err(error) => {
+            tracing::debug!(%error, "the connection ends");
+            Ok(())
+        }
+    }
+}

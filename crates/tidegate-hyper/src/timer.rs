@@ -1,0 +1,73 @@
+//! Time for hyper: that of the connection, so it is virtual in a simulation.
+
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::rt;
+use tidegate::{Time, task};
+
+/// The [`hyper::rt::Timer`] of a connection: its sleeps end with the timers of Tidegate, and its time is the connection's.
+///
+/// hyper counts in [`Instant`]s. One of them stands for [`Time::ZERO`]; which one it is makes no difference, because hyper compares only what this
+/// timer has told it.
+#[derive(Clone, Debug)]
+pub struct Timer {
+    timer: task::Timer,
+}
+
+impl Timer {
+    /// That of the connection of `context`.
+    pub fn new(context: &task::Context) -> Self {
+        Self { timer: context.timer() }
+    }
+}
+
+impl rt::Timer for Timer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
+        Box::pin(Sleep(self.timer.sleep(duration)))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn rt::Sleep>> {
+        Box::pin(Sleep(self.timer.sleep_until(time_of(deadline))))
+    }
+
+    fn now(&self) -> Instant {
+        instant_of(self.timer.now())
+    }
+
+    fn reset(&self, sleep: &mut Pin<Box<dyn rt::Sleep>>, new_deadline: Instant) {
+        match sleep.as_mut().downcast_mut_pin::<Sleep>() {
+            Some(own) => own.get_mut().0.reset(time_of(new_deadline)),
+            None => *sleep = self.sleep_until(new_deadline),
+        }
+    }
+}
+
+/// A sleep that hyper knows.
+struct Sleep(task::Sleep);
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl rt::Sleep for Sleep {}
+
+/// The instant that stands for [`Time::ZERO`].
+fn origin() -> Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    *ORIGIN.get_or_init(Instant::now)
+}
+
+fn instant_of(time: Time) -> Instant {
+    origin() + Duration::from_nanos(time.as_nanos())
+}
+
+fn time_of(instant: Instant) -> Time {
+    Time::ZERO + instant.saturating_duration_since(origin())
+}

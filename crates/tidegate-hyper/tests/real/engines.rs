@@ -1,0 +1,59 @@
+//! The engines.
+
+use std::convert::Infallible;
+use std::io::Read;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use tidegate::{EngineChoice, Limits, ServerBuilder};
+use tidegate_hyper::{Http, ListenHttp};
+
+use crate::harness::{Running, any_port, ask, builder};
+
+pub async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let body = request.into_body().collect().await?.to_bytes();
+    Ok(Response::new(Full::new(body)))
+}
+
+pub fn server() -> ServerBuilder {
+    builder().listen_http(any_port(), Http::new(), |_| service_fn(echo))
+}
+
+#[test]
+fn requests_are_answered_on_every_engine_with_a_date_and_draining_ends_it() {
+    for engine in [EngineChoice::Auto, EngineChoice::Readiness] {
+        let running = Running::start(server(), engine);
+        let mut streams: Vec<_> = (0..20).map(|_| running.connect()).collect();
+        for round in 0..5 {
+            for (number, stream) in streams.iter_mut().enumerate() {
+                let body = format!("round {round} of {number}");
+                let request = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                let (head, answer) = ask(stream, &request);
+                assert!(head.starts_with("http/1.1 200 ok\r\n") && head.contains("\r\ndate: "), "{head}");
+                assert_eq!(answer, body);
+            }
+        }
+        running.handle.drain();
+        for mut stream in streams {
+            assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
+        }
+        assert_eq!(running.drained().connections(), 20, "{engine:?}");
+    }
+}
+
+#[test]
+fn what_http_takes_is_in_the_ceiling() {
+    let http = Http::new();
+    let limits = Limits { max_connections: 1_000, ..Limits::default() };
+    let bound = builder()
+        .limits(limits)
+        .listen_http(any_port(), http.clone(), |_| {
+            service_fn(|_| async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::new()))) })
+        })
+        .bind()
+        .expect("a free port and sound limits");
+    // On two I/O threads.
+    assert_eq!(bound.ceiling().reserved_bytes, 1_000 * http.connection_bytes() + 2 * http.call_bytes());
+}

@@ -1,0 +1,7 @@
+//! HTTP on the engines of this system, with sockets, threads and clients that others have written.
+
+mod axum;
+mod curl;
+mod engines;
+mod harness;
+mod upgrades;
