@@ -58,7 +58,14 @@ fn queue(reply_bytes: usize) -> impl Strategy<Value = FlowControl> {
     ];
     let reads_above_mark = prop::bool::weighted(0.2);
     (limit, marks, messages, 4096usize..(16 << 10), overflow, (span(), reads_above_mark)).prop_map(
-        move |(queue_bytes, (high, low), queue_messages, window_bytes, overflow, (over_mark_limit, reads_above_mark))| {
+        move |(
+            queue_bytes,
+            (high, low),
+            queue_messages,
+            window_bytes,
+            overflow,
+            (over_mark_limit, reads_above_mark),
+        )| {
             let reply_bytes = if overflow.drops() || reads_above_mark { 0 } else { reply_bytes.max(BUFFER_BYTES) };
             let high_mark_bytes = (queue_bytes - reply_bytes) * high / 100;
             let low_mark_bytes = high_mark_bytes * low / 100;
