@@ -16,8 +16,8 @@ use bytes::Bytes;
 use tidegate::filter::framing::{Framing, Prefix};
 use tidegate::{Buffer, Connection, Handler, Limits, Listener, Payload, Server};
 
-/// The longest request, in bytes.
-const REQUEST_BYTES_MAX: usize = 20;
+/// The longest request or response, in bytes.
+const MESSAGE_BYTES_MAX: usize = 100;
 
 /// The largest number that is worked on: a fraction of a second.
 const NUMBER_MAX: usize = 10_000_000;
@@ -115,7 +115,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         offload_jobs_per_connection: 16,
         ..Limits::default()
     };
-    let frames = Framing::prefix(Prefix::U32BigEndian, REQUEST_BYTES_MAX);
+    let frames = Framing::prefix(Prefix::U32BigEndian, MESSAGE_BYTES_MAX);
     let listener = Listener::tcp(address).filter(frames);
     let server = Server::builder().limits(limits).listen(listener, |_| Service::default()).bind()?;
     println!("listening on {}", server.local_addrs()[0]);

@@ -13,7 +13,7 @@ use tidegate::{
     ServerBuilder,
 };
 
-/// The longest line, in bytes.
+/// The longest line, in bytes, with the name of who says it.
 const LINE_BYTES_MAX: usize = 500;
 
 /// The longest name, in bytes.
@@ -106,7 +106,14 @@ impl Handler for Member {
         match &self.name {
             None => self.enter(connection, line),
             Some(_) if line == "/quit" => connection.close(),
-            Some(name) => self.say(connection, format!("{name}: {line}")),
+            Some(name) => {
+                // A line of the greatest length has no room for a name.
+                let line = format!("{name}: {line}");
+                match line.len() <= LINE_BYTES_MAX {
+                    true => self.say(connection, line),
+                    false => drop(connection.send("* that was too long")),
+                }
+            }
         }
     }
 
