@@ -86,6 +86,7 @@ fn limits() -> Limits {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    tidegate::share_one_heap(); // or the ceiling is meant for one heap, and there are several
     let mut arguments = env::args().skip(1);
     let (Some(listen), Some(target)) = (arguments.next(), arguments.next()) else {
         return Err("two addresses, please: where to listen, and the target".into());

@@ -13,6 +13,7 @@ mod room;
 use tidegate::{Limits, Listener, Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tidegate::share_one_heap(); // or the ceiling is meant for one heap, and there are several
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7007".into()).parse()?;
     let limits = Limits { max_connections: 5_000, ..Limits::default() };
     let server = room::open(Server::builder().limits(limits), Listener::tcp(address), room::WhenBusy::Waits).bind()?;
