@@ -52,17 +52,15 @@ impl Example {
     pub fn start(name: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program(name));
         let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().expect("the example starts");
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut said = Vec::new();
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut example = Self { child, stdout, said: Vec::new(), address: SocketAddr::from(([0, 0, 0, 0], 0)) };
         loop {
-            let mut line = String::new();
-            let length = stdout.read_line(&mut line).expect("it says something in text");
-            assert!(length > 0, "{name} has ended before it listened");
+            let line = example.line();
             if let Some(address) = line.strip_prefix("listening on ") {
-                let address = address.trim().parse().expect("an address");
-                return Self { child, stdout, said, address };
+                example.address = address.parse().expect("an address");
+                return example;
             }
-            said.push(line.trim_end().to_owned());
+            example.said.push(line);
         }
     }
 
@@ -75,7 +73,8 @@ impl Example {
     /// The next line that it says.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
-        self.stdout.read_line(&mut line).expect("it says something in text");
+        let length = self.stdout.read_line(&mut line).expect("it says something in text");
+        assert!(length > 0, "it has ended");
         line.trim_end().to_owned()
     }
 
