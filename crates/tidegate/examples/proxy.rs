@@ -67,17 +67,20 @@ async fn pass_on(from: &mut Receiver, to: &mut Sender) -> Result<(), task::Error
     Ok(())
 }
 
-/// A few large buffers rather than many small ones: bulk is received a buffer at a time.
+/// A few large buffers rather than many small ones: bulk is received a buffer at a time. One connection may have as many of them as its
+/// queue and its window hold, and one more on either side, so that none is copied while there are enough for all.
 fn limits() -> Limits {
     Limits {
         max_connections: 2 * CLIENTS_MAX,
         receive_buffer_bytes: 64 << 10,
-        receive_buffers: 128,
-        held_buffers: 4,
+        receive_buffers: 256,
+        held_buffers: 8,
         send_queue_bytes: 256 << 10,
         high_mark_bytes: 128 << 10,
         low_mark_bytes: 64 << 10,
         window_bytes: 128 << 10,
+        // The system may take all that its buffer holds: what is bulk is not late.
+        not_sent_low_water_bytes: None,
         read_budget_bytes: 128 << 10,
         // Who takes nothing at all for that long holds memory for nobody.
         min_send_progress: Some(MinProgress::new(1, Duration::from_secs(120))),
