@@ -1,6 +1,11 @@
 //! The smallest server: what comes in goes out.
 //!
-//! Run it with `cargo run --release --example echo -p tidegate`, then `nc 127.0.0.1 7007`.
+//! ```console
+//! $ cargo run --release --example echo -p tidegate
+//! $ nc 127.0.0.1 7007
+//! ```
+//!
+//! Another address may follow: `-- 127.0.0.1:0` takes any free port.
 
 use std::convert::Infallible;
 
@@ -17,7 +22,9 @@ impl Handler for Echo {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let server = Server::builder().listen(Listener::tcp("127.0.0.1:7007".parse()?), |_| Echo).bind()?;
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7007".into()).parse()?;
+    let server = Server::builder().listen(Listener::tcp(address), |_| Echo).bind()?;
+    println!("listening on {}", server.local_addrs()[0]);
     server.run()?;
     Ok(())
 }

@@ -110,6 +110,11 @@
 //! [`sim::Simulation`] runs the same server in a world of virtual time, with a network that has faults, from one seed. A run is
 //! repeated exactly from its seed.
 //!
+//! # More
+//!
+//! The [`guide`] goes from an echo to a production server, weighs handlers against async functions, works out sums of limits, tests with the
+//! simulation, and says what maps to what for those who come from tokio.
+//!
 //! # Requirements
 //!
 //! Linux. With io_uring where it is allowed (6.1 or later), else by readiness: see [`EngineChoice`]. The pages in `docs/` of the repository say how it is built (`architecture.md`), what each
@@ -119,6 +124,7 @@
 mod connection;
 mod engine;
 pub mod filter;
+pub mod guide;
 mod io_thread;
 mod memory;
 mod network;

@@ -152,6 +152,7 @@ fn queue(overflow: Overflow) -> FlowControl {
         low_mark_bytes: 8 << 10,
         overflow,
         over_mark_limit: None,
+        reads_above_mark: false,
     }
 }
 

@@ -205,6 +205,13 @@ impl Machine {
         self.marks.has(Mark::Filtered)
     }
 
+    /// Whether it matters to one of its filters where a message ends.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn tells_messages_apart(&self, owner: u32, pools: &Pools) -> bool {
+        pools.filters.get(owner).is_some_and(|filtered| filtered.stack.tells_messages_apart())
+    }
+
     /// Whether its filters have handed on all that was sent.
     #[cold]
     #[inline(never)]

@@ -513,7 +513,7 @@ impl Machine {
 
     /// Whether messages may be dropped that find no room.
     pub(crate) fn drops_messages(&self, pools: &Pools) -> bool {
-        pools.flows.rules(self.flow).reads_on
+        pools.flows.rules(self.flow).drops
     }
 
     /// Whether nothing is queued, in flight, being worked on or received and undelivered.

@@ -57,8 +57,8 @@ impl Overflow {
     /// ([`Limits::min_send_progress`](crate::Limits)): a producer that is held up harms more than one connection.
     pub const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
-    /// Whether reading goes on above the high mark: what would be too much is dropped.
-    pub(super) fn reads_on(&self) -> bool {
+    /// Whether what would be too much is dropped.
+    pub(super) fn drops(&self) -> bool {
         matches!(self, Self::DropOldest | Self::DropNewest)
     }
 }
@@ -120,7 +120,7 @@ pub struct FlowControl {
     /// Messages that may wait. Default: [`Limits::send_queue_messages`](crate::Limits).
     pub queue_messages: u32,
     /// Above this many queued bytes (or above three quarters of the messages) the connection is over its mark: `send` says so, and it is
-    /// not read from unless what is too much is dropped. Default: [`Limits::high_mark_bytes`](crate::Limits).
+    /// not read from unless what is too much is dropped, or [`reads_above_mark`](Self::reads_above_mark) is set. Default: [`Limits::high_mark_bytes`](crate::Limits).
     pub high_mark_bytes: usize,
     /// At or below this many queued bytes (and a half of the messages) it no longer is, and `on_writable` is called. Default:
     /// [`Limits::low_mark_bytes`](crate::Limits).
@@ -130,6 +130,10 @@ pub struct FlowControl {
     /// How long a connection may stay over its mark without a break; then it is reset
     /// ([`CloseReason::SlowConsumer`](crate::CloseReason)). Default: [`Limits::over_mark_limit`](crate::Limits).
     pub over_mark_limit: Option<Duration>,
+    /// Reading goes on above the high mark, whatever the policy: for a connection whose input is not answered on it, but sent elsewhere, as
+    /// in a relay, where one direction must not wait for the other. `on_read` then promises no room for a reply; who passes on more than
+    /// others take [pauses reading](crate::Connection::pause_read), as tasks do by themselves. Default: false.
+    pub reads_above_mark: bool,
 }
 
 /// A [`FlowControl`] that can't be. The text has the numbers and the way out.
@@ -147,6 +151,11 @@ impl FlowError {
 impl FlowControl {
     /// Below this window every send is a small one, in bytes.
     const WINDOW_BYTES_MIN: usize = Gather::SLICE_BYTES / 16;
+
+    /// Whether reading goes on above the high mark.
+    pub(super) fn reads_on(&self) -> bool {
+        self.reads_above_mark || self.overflow.drops()
+    }
 
     /// Above this many queued messages the connection is over its mark: three quarters of the most.
     pub(super) fn high_mark_messages(&self) -> u32 {
@@ -175,13 +184,13 @@ impl FlowControl {
         if high > queue_bytes {
             return refuse(format!("high_mark_bytes is {high}: it must not exceed {prefix}queue_bytes, {queue_bytes}"));
         }
-        if high + buffer_bytes > queue_bytes && !self.overflow.reads_on() {
+        if high + buffer_bytes > queue_bytes && !self.reads_on() {
             return refuse(format!(
                 "high_mark_bytes is {high} and a receive buffer has {buffer_bytes}: together they must not exceed {prefix}queue_bytes, \
                  {queue_bytes}, so that a reply always fits"
             ));
         }
-        if high + reply_bytes > queue_bytes && !self.overflow.reads_on() {
+        if high + reply_bytes > queue_bytes && !self.reads_on() {
             return refuse(format!(
                 "high_mark_bytes is {high} and reply_bytes {reply_bytes}: together they must not exceed {prefix}queue_bytes, \
                  {queue_bytes}, so that a reply always fits"

@@ -84,6 +84,13 @@ pub enum Refusal {
     Closing,
 }
 
+impl Refusal {
+    /// Whether it is for now only: `on_writable` says when to send again.
+    pub const fn is_for_now(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::NoMemory { .. })
+    }
+}
+
 impl fmt::Debug for Refused {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Refused").field("why", &self.why).field("bytes", &self.payload.len()).finish()

@@ -18,8 +18,10 @@ pub(super) struct Rules {
     pub low_mark_messages: u32,
     /// The table of the connections: the number of the listener or, behind them, of the client.
     pub table: u16,
-    /// Reading goes on above the high mark, because what is too much is dropped.
+    /// Reading goes on above the high mark.
     pub reads_on: bool,
+    /// What is too much is dropped.
+    pub drops: bool,
 }
 
 const _: () = assert!(size_of::<Rules>() == 64, "the rules of a connection are one cache line");
@@ -35,7 +37,8 @@ impl Rules {
             high_mark_messages: control.high_mark_messages(),
             low_mark_messages: control.low_mark_messages(),
             table,
-            reads_on: control.overflow.reads_on(),
+            reads_on: control.reads_on(),
+            drops: control.overflow.drops(),
         }
     }
 }

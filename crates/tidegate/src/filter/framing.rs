@@ -108,13 +108,13 @@ impl Framing {
     /// one [`Buffer`](crate::Buffer).
     pub const MAX_BYTES: usize = 1 << 30;
 
-    /// A length before each message, which has at most `max_bytes` without it. A message without bytes is
+    /// A length before each message, which has at most `max_bytes` without it, in either direction. A message without bytes is
     /// [refused](Empty::Refused) by default.
     pub fn prefix(prefix: Prefix, max_bytes: usize) -> Self {
         Self::of(Kind::Prefix { prefix, counts_itself: false }, max_bytes, Empty::Refused)
     }
 
-    /// `delimiter` after each message, which has at most `max_bytes` without it. A message without bytes (an empty line) is
+    /// `delimiter` after each message, which has at most `max_bytes` without it, in either direction. A message without bytes (an empty line) is
     /// [skipped](Empty::Skipped) by default; [`keep_delimiter`](Self::keep_delimiter) lets it be seen.
     ///
     /// What is sent must not contain the delimiter, which is not looked for.

@@ -122,6 +122,12 @@ pub trait Filter: 'static {
         pass_all(above, down, context)
     }
 
+    /// Whether it matters to [`write`](Self::write) where a message ends. If not, small ones that were published to a
+    /// [group](crate::Group) in quick succession come to it as one.
+    fn tells_messages_apart(&self) -> bool {
+        true
+    }
+
     /// Whether [`write`](Self::write) has something to do although nothing is above.
     fn wants_write(&self) -> bool {
         false

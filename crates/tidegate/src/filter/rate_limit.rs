@@ -329,6 +329,10 @@ impl Filter for Limited {
         "rate-limit"
     }
 
+    fn tells_messages_apart(&self) -> bool {
+        false
+    }
+
     fn read(&mut self, below: &mut Below<'_>, context: &mut FilterContext<'_>) -> Result<Read, FilterError> {
         Ok(match below.fill(context)? {
             Fill::Data => {

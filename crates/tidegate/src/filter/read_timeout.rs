@@ -127,6 +127,10 @@ impl Filter for Waiting {
         "read-timeout"
     }
 
+    fn tells_messages_apart(&self) -> bool {
+        false
+    }
+
     fn read(&mut self, below: &mut Below<'_>, context: &mut FilterContext<'_>) -> Result<Read, FilterError> {
         let read = read_through(below, context)?;
         match &read {

@@ -125,6 +125,11 @@ impl Stack {
         self.levels.push(level);
     }
 
+    /// Whether it matters to one of them where a message ends.
+    pub(crate) fn tells_messages_apart(&self) -> bool {
+        self.levels.iter().any(|level| level.filter.tells_messages_apart())
+    }
+
     /// How many filters there are.
     pub(crate) fn depth(&self) -> usize {
         self.levels.len()

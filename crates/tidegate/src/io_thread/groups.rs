@@ -370,14 +370,25 @@ impl<E: Engine> IoThread<E> {
                 dirty.push(index);
             }
             while let Some(share) = group.batch.get(group.piece) {
-                match slot.machine.send(Payload::from(share.clone()), &mut 0, now, pools) {
+                let apart = slot.machine.is_filtered()
+                    && share.messages() > 1
+                    && slot.machine.tells_messages_apart(index, pools);
+                let sent = match apart {
+                    // As if it were too large as a whole.
+                    true => Err(Refusal::TooLarge { bytes: share.bytes().len(), limit_bytes: 0 }),
+                    false => slot
+                        .machine
+                        .send(Payload::from(share.clone()), &mut 0, now, pools)
+                        .map_err(|refused| refused.why),
+                };
+                match sent {
                     Ok(Sent::Queued | Sent::OverMark) => group.delivered += u64::from(share.messages()),
                     outcome => {
                         let outcome = match outcome {
-                            Err(Refused { why: Refusal::TooLarge { .. }, .. }) => {
+                            Err(Refusal::TooLarge { .. }) => {
                                 send_parts(share, &mut group.part, |part| slot.machine.send(part, &mut 0, now, pools))
                             }
-                            outcome => (share.messages(), outcome.map_err(|refused| refused.why)),
+                            outcome => (share.messages(), outcome),
                         };
                         if group.count(outcome) {
                             group.held = Some(Held { slot: index, since: now, say_at: now + SAY_HELD });
@@ -473,7 +484,8 @@ impl<E: Engine> IoThread<E> {
     }
 }
 
-/// Sends those messages one by one, from number `next` on, that were put together and are too large for a connection as a whole; how many
+/// Sends those messages one by one, from number `next` on, that were put together and are too large for a connection as a whole, or must be
+/// told apart by its filters; how many
 /// were sent, and what became of the last one.
 #[cold]
 #[inline(never)]

@@ -297,6 +297,14 @@ pub enum PublishRefusal {
     ServerOver,
 }
 
+impl PublishRefusal {
+    /// Whether it is for now only: [`Group::on_room`](crate::Group::on_room) and [`Group::wait_for_room`](crate::Group::wait_for_room) say
+    /// when to publish again.
+    pub const fn is_for_now(&self) -> bool {
+        matches!(self, Self::QueueFull { .. } | Self::NoMemory { .. })
+    }
+}
+
 /// What there may be of groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct GroupLimits {

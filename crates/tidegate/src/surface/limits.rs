@@ -588,6 +588,7 @@ impl Limits {
             low_mark_bytes: self.low_mark_bytes,
             overflow: self.overflow.clone(),
             over_mark_limit: self.over_mark_limit,
+            reads_above_mark: false,
         }
     }
 

@@ -8,6 +8,7 @@ mod memory;
 mod nets;
 mod panics;
 mod past_bugs;
+mod published;
 mod real;
 mod talking;
 mod throttled;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::source::{TextFile, is_word};
 
 /// The layers from the bottom up. Modules of one layer don't know each other.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["time", "sync", "random", "network"],
     &["memory"],
     &["engine"],
@@ -13,6 +13,7 @@ const LAYERS: [&[&str]; 7] = [
     &["connection"],
     &["io_thread"],
     &["surface"],
+    &["guide"],
 ];
 
 const SOURCES: &str = "crates/tidegate/src/";

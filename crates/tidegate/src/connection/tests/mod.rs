@@ -38,6 +38,7 @@ fn small_queue() -> FlowControl {
         low_mark_bytes: 4 << 10,
         overflow: Overflow::Wait { limit: None },
         over_mark_limit: None,
+        reads_above_mark: false,
     }
 }
 

@@ -56,9 +56,17 @@ fn queue(reply_bytes: usize) -> impl Strategy<Value = FlowControl> {
         1 => Just(Overflow::Close),
         1 => Just(Overflow::Ask(Arc::new(|state: &QueueState, payload: &Payload| decide(state.queued_bytes, payload.len())))),
     ];
-    (limit, marks, messages, 4096usize..(16 << 10), overflow, span()).prop_map(
-        move |(queue_bytes, (high, low), queue_messages, window_bytes, overflow, over_mark_limit)| {
-            let reply_bytes = if overflow.reads_on() { 0 } else { reply_bytes.max(BUFFER_BYTES) };
+    let reads_above_mark = prop::bool::weighted(0.2);
+    (limit, marks, messages, 4096usize..(16 << 10), overflow, (span(), reads_above_mark)).prop_map(
+        move |(
+            queue_bytes,
+            (high, low),
+            queue_messages,
+            window_bytes,
+            overflow,
+            (over_mark_limit, reads_above_mark),
+        )| {
+            let reply_bytes = if overflow.drops() || reads_above_mark { 0 } else { reply_bytes.max(BUFFER_BYTES) };
             let high_mark_bytes = (queue_bytes - reply_bytes) * high / 100;
             let low_mark_bytes = high_mark_bytes * low / 100;
             FlowControl {
@@ -69,6 +77,7 @@ fn queue(reply_bytes: usize) -> impl Strategy<Value = FlowControl> {
                 low_mark_bytes,
                 overflow,
                 over_mark_limit,
+                reads_above_mark,
             }
         },
     )

@@ -273,6 +273,22 @@ fn who_drops_is_read_from_above_its_mark_and_without_memory_and_the_others_are_n
 }
 
 #[test]
+fn who_reads_above_its_mark_is_given_data_without_a_promise_and_drops_nothing() {
+    let control = FlowControl { reads_above_mark: true, ..queue(Overflow::Wait { limit: None }) };
+    let mut bench = Bench::with_queue(8, 20_000, Flow { floor_bytes: 0, ..small_flow() }, &control);
+    assert_eq!(bench.steps(), ["Receive"]);
+    let begun = bench.occupy();
+    assert_eq!(bench.send_each(b"abcdefgh").last(), Some(&Sent::OverMark));
+    assert_eq!(bench.steps(), [""; 0], "reading goes on");
+    let delivery = bench.received(b"for another").expect("delivered at once");
+    let mut credit_bytes = delivery.credit_bytes;
+    let refused = bench.machine.send(delivery.buffer.into(), &mut credit_bytes, bench.now, &mut bench.pools);
+    assert!(matches!(refused.expect_err("the queue is full").why, Refusal::Full { .. }));
+    bench.machine.end_delivery(credit_bytes, &mut bench.pools);
+    assert_eq!(bench.wire(begun).len(), 1 + 8, "nothing was dropped");
+}
+
+#[test]
 fn who_is_asked_sees_the_queue_and_the_message_and_decides() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked);

@@ -116,6 +116,10 @@ impl Filter for Accepting {
         "proxy-protocol"
     }
 
+    fn tells_messages_apart(&self) -> bool {
+        false
+    }
+
     fn read(&mut self, below: &mut Below<'_>, context: &mut FilterContext<'_>) -> Result<Read, FilterError> {
         if !self.header.is_whole() {
             self.deadline.get_or_insert_with(|| context.now() + self.within);
@@ -178,6 +182,10 @@ struct Untouched;
 impl Filter for Untouched {
     fn name(&self) -> &'static str {
         "proxy-protocol-untouched"
+    }
+
+    fn tells_messages_apart(&self) -> bool {
+        false
     }
 
     fn read(&mut self, below: &mut Below<'_>, context: &mut FilterContext<'_>) -> Result<Read, FilterError> {

@@ -102,6 +102,10 @@ impl Filter for Sending {
         "proxy-header"
     }
 
+    fn tells_messages_apart(&self) -> bool {
+        false
+    }
+
     fn read(&mut self, below: &mut Below<'_>, context: &mut FilterContext<'_>) -> Result<Read, FilterError> {
         read_through(below, context)
     }

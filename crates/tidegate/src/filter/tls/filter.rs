@@ -360,6 +360,10 @@ impl Filter for Tls {
         Ok(())
     }
 
+    fn tells_messages_apart(&self) -> bool {
+        false
+    }
+
     fn wants_write(&self) -> bool {
         self.stage == Stage::New || !self.outgoing.is_empty()
     }

@@ -50,6 +50,13 @@ pub enum OffloadRefusal {
     Closing,
 }
 
+impl OffloadRefusal {
+    /// Whether it is for now only: `on_writable` says when to offload again.
+    pub const fn is_for_now(&self) -> bool {
+        matches!(self, Self::ConnectionFull { .. } | Self::ThreadFull { .. })
+    }
+}
+
 /// The jobs of the connections of one I/O thread.
 pub(crate) struct Offloading {
     pool: Arc<OffloadPool>,

@@ -50,7 +50,7 @@ impl World {
 
     /// Whether what is queued keeps the connection from being read.
     pub(super) fn is_held_back(&self) -> bool {
-        self.over_mark && !self.control.overflow.reads_on()
+        self.over_mark && !self.control.reads_on()
     }
 
     pub(super) fn rise_over_mark(&mut self) {

@@ -41,7 +41,8 @@ impl World {
     pub(super) fn with_data(&mut self, with_data: WithData, mut held: Held, credit_bytes: &mut usize) {
         // Any answer of the promised size is taken, and so is the buffer itself, whatever its size.
         let is_copy = matches!(with_data, WithData::EchoCopy);
-        let refusable = self.shutdown_called || is_copy && held.buffer.len() > self.pools.flow.reply_bytes;
+        let unpromised = self.control.reads_above_mark || is_copy && held.buffer.len() > self.pools.flow.reply_bytes;
+        let refusable = self.shutdown_called || unpromised;
         let taken = match with_data {
             WithData::Hold => {
                 self.held.push(held);

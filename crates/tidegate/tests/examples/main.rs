@@ -1,0 +1,8 @@
+//! The examples, each as a user would use it.
+
+mod chat;
+mod echoes;
+mod proxy;
+mod request_response;
+mod running;
+mod simulate;
