@@ -40,7 +40,7 @@ fn tasks_join_groups_and_get_what_is_published() {
     let builder = builder.listen_async(listener(), move |mut connection: task::Connection| {
         let group = of_tasks.clone();
         async move {
-            assert_eq!(connection.join(&group).map_err(task::Error::other)?, true);
+            assert!(connection.join(&group).map_err(task::Error::other)?);
             connection.recv().await?;
             assert!(connection.leave(&group));
             connection.send("left").await
