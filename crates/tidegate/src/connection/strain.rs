@@ -243,6 +243,10 @@ impl Machine {
 
     fn begin_to_refuse(&mut self, now: Time, pools: &mut Pools) {
         pools.flows.tally_of(self.flow).refused_messages += 1;
+        self.begin_to_wait_for_room(now, pools);
+    }
+
+    fn begin_to_wait_for_room(&mut self, now: Time, pools: &mut Pools) {
         if !self.marks.has(Mark::Refusing) {
             self.marks.set(Mark::Refusing, true);
             pools.flows.refusing += 1;
@@ -250,6 +254,25 @@ impl Machine {
             let has_limit = matches!(pools.flows.control(self.flow).overflow, Overflow::Wait { limit: Some(_) });
             self.watch_queue(has_limit);
         }
+    }
+
+    /// So many bytes will be sent as soon as others have room for them: if this connection has none either, and waits for room, its time for
+    /// that runs from now on. Whether it does, for the first time.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn is_awaited(&mut self, held_bytes: usize, now: Time, pools: &mut Pools) -> bool {
+        let rules = pools.flows.rules(self.flow);
+        let held_bytes = held_bytes.min(rules.queue_bytes);
+        let is_full =
+            self.queued_bytes() + held_bytes > rules.queue_bytes || self.queue_messages >= rules.queue_messages;
+        let waits = matches!(pools.flows.control(self.flow).overflow, Overflow::Wait { .. });
+        let is_open = self.life == Life::Open && !self.marks.has(Mark::ShutdownWanted);
+        if !is_full || !waits || !is_open || self.marks.has(Mark::Refusing) {
+            return false;
+        }
+        self.owe_writable(held_bytes);
+        self.begin_to_wait_for_room(now, pools);
+        true
     }
 
     /// The handler knows that there is room, or will not be told any more.

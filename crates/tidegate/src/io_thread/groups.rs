@@ -5,7 +5,9 @@
 //! member gets one piece where it would have had dozens; whole messages all the same.
 //!
 //! A member that refuses (its policy is to wait) **holds up** the delivery: it stops there, the members before it have the whole
-//! batch, and when there is room, or the member is gone, it goes on at that place. Meanwhile the lane fills up.
+//! batch, and when there is room, or the member is gone, it goes on at that place. Meanwhile the lane fills up. Members behind it that
+//! have no room either would hold it up next: the time that their policy gives them runs while the first one's does, or a hundred
+//! that have stopped would hold up the others a hundred times as long as one may.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -440,7 +442,8 @@ impl<E: Engine> IoThread<E> {
         }
     }
 
-    /// Says in the log who holds up a group, and goes on looking while somebody does.
+    /// Says in the log who holds up a group, lets the time of those run who would hold it up next, and goes on looking while somebody
+    /// does.
     #[cold]
     #[inline(never)]
     pub(super) fn say_who_holds_up(&mut self) {
@@ -449,6 +452,14 @@ impl<E: Engine> IoThread<E> {
         groups.is_timed = false;
         for (number, group) in groups.of_thread.iter_mut().enumerate() {
             let Some(held) = &mut group.held else { continue };
+            let batch_bytes = group.batch.iter().map(|share| share.bytes().len()).sum();
+            for &behind in group.members.iter().skip(group.member + 1) {
+                let slot = &mut self.slots[behind];
+                if slot.machine.is_awaited(batch_bytes, now, &mut self.pools) && !slot.listed.is_in(Listed::DIRTY) {
+                    slot.listed.enter(Listed::DIRTY);
+                    self.dirty.push(behind);
+                }
+            }
             if now >= held.say_at {
                 held.say_at = now + SAY_HELD_AGAIN;
                 let socket = SocketId { index: held.slot, generation: self.slots[held.slot].key.generation };

@@ -365,6 +365,18 @@ fn a_receiver_that_stops_is_waited_for_as_long_as_its_policy_says() {
     assert_eq!(bad_ends(&outcome.report), [("slow_consumer", 1)]);
 }
 
+/// They were waited for one after the other, each for as long as its policy says: 300 of them for 25 minutes.
+#[test]
+fn receivers_that_stop_together_are_waited_for_together() {
+    let policy = Overflow::Wait { limit: Some(Duration::from_secs(5)) };
+    let mut readers = vec![Reader::PROMPT];
+    readers.extend([Reader::stopped_until(25); 20]);
+    readers.push(Reader::PROMPT);
+    let outcome = run(5, narrow(), limits(policy), BRISK, &readers);
+    assert_eq!((outcome.numbers(0), outcome.numbers(21)), (all(3_000), all(3_000)));
+    assert_eq!(bad_ends(&outcome.report), [("slow_consumer", 20)]);
+}
+
 #[test]
 fn a_member_that_ends_while_it_holds_up_the_delivery_lets_it_go_on() {
     let gone = Reader { stops: (Time::ZERO, Time::MAX), until: Time::from_nanos(3_000_000_000), ..Reader::PROMPT };
