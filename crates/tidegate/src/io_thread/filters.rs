@@ -56,6 +56,18 @@ impl Filtering {
 }
 
 impl<E: Engine> IoThread<E> {
+    /// The filters of a connection may have handed on the last that was sent without another send: a task that waits for that goes on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn tell_of_flush(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        let waits = slot.handler().is_some_and(|handler| self.tables[slot.table as usize].is_flushing(handler));
+        if waits && slot.machine.has_sent_all(index, &self.pools) {
+            self.call(index, |table, handler, view| table.on_wake(handler, view));
+            self.mark_dirty(index);
+        }
+    }
+
     /// Makes the filters of a connection that has just come about. Its handler follows when they are established.
     #[cold]
     #[inline(never)]

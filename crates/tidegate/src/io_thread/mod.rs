@@ -960,18 +960,6 @@ impl<E: Engine> IoThread<E> {
         }
     }
 
-    /// The filters of a connection may have handed on the last that was sent without another send: a task that waits for that goes on.
-    #[cold]
-    #[inline(never)]
-    fn tell_of_flush(&mut self, index: u32) {
-        let slot = &self.slots[index];
-        let waits = slot.handler().is_some_and(|handler| self.tables[slot.table as usize].is_flushing(handler));
-        if waits && slot.machine.has_sent_all(index, &self.pools) {
-            self.call(index, |table, handler, view| table.on_wake(handler, view));
-            self.mark_dirty(index);
-        }
-    }
-
     /// Keeps the common reserve of send memory common, and tells what was counted.
     fn settle(&mut self, busy: usize) {
         self.pools.lease.settle();
