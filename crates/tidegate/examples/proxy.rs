@@ -4,7 +4,8 @@
 //! $ cargo run --release --example proxy -p tidegate -- 127.0.0.1:7008 127.0.0.1:7007
 //! ```
 //!
-//! The first address is where it listens, the second the target; a third argument is a number of I/O threads.
+//! The first address is where it listens, the second the target, which may be a name with a port (`example.org:80`); a third argument is a number of
+//! I/O threads.
 //!
 //! * Received buffers are sent on as they are, without a copy.
 //! * Each direction has its own back-pressure, end to end: where a receiver is slow, its sender is no longer read from, and TCP slows
@@ -28,13 +29,13 @@ const CLIENTS_MAX: u32 = 1_000;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves one client.
-async fn relay(client: task::Connection, connector: Connector, target: SocketAddr) -> Result<(), task::Error> {
+async fn relay(client: task::Connection, connector: Connector, target: Target) -> Result<(), task::Error> {
     let context = client.context();
     // On the I/O thread of the client: so a buffer goes from one connection to the other without a lock.
-    let server = match connector.connect(&context, Target::new(target)).await {
+    let server = match connector.connect(&context, target).await {
         Ok(server) => server,
         Err(error) => {
-            eprintln!("no connection to {target} for {}: {error}", client.peer());
+            eprintln!("no connection to the target for {}: {error}", client.peer());
             return Ok(()); // the client is dropped, which closes it
         }
     };
@@ -67,6 +68,15 @@ async fn pass_on(from: &mut Receiver, to: &mut Sender) -> Result<(), task::Error
     Ok(())
 }
 
+/// An address, or a name with a port, which is looked up for each client.
+fn target(argument: &str) -> Result<Target, Box<dyn Error>> {
+    if let Ok(address) = argument.parse() {
+        return Ok(Target::new(address));
+    }
+    let (name, port) = argument.rsplit_once(':').ok_or("a target is an address or a name, with a port")?;
+    Ok(Target::host(name, port.parse()?))
+}
+
 /// A few large buffers rather than many small ones: bulk is received a buffer at a time. One connection may have as many of them as its
 /// queue and its window hold, and one more on either side, so that none is copied while there are enough for all.
 fn limits() -> Limits {
@@ -94,7 +104,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (Some(listen), Some(target)) = (arguments.next(), arguments.next()) else {
         return Err("two addresses, please: where to listen, and the target".into());
     };
-    let (listen, target): (SocketAddr, SocketAddr) = (listen.parse()?, target.parse()?);
+    let (listen, target): (SocketAddr, Target) = (listen.parse()?, self::target(&target)?);
 
     let limits = limits();
     let flow = FlowControl {
@@ -109,7 +119,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let (server, connector) = server.connector(Client::tcp().connect_timeout(CONNECT_TIMEOUT).flow(flow.clone()));
     let server = server
-        .listen_async(Listener::tcp(listen).flow(flow), move |client| relay(client, connector.clone(), target))
+        .listen_async(Listener::tcp(listen).flow(flow), move |client| relay(client, connector.clone(), target.clone()))
         .bind()?;
     println!("listening on {}", server.local_addrs()[0]);
     println!("at most {} bytes of memory", server.ceiling().total());

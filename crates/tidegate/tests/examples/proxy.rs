@@ -28,6 +28,17 @@ impl Relay {
     }
 }
 
+#[test]
+fn the_target_may_have_a_name() {
+    let target = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let name = format!("localhost:{}", target.local_addr().expect("it is bound").port());
+    let proxy = Example::start("proxy", &["127.0.0.1:0", &name]);
+    let mut client = proxy.connect();
+    client.write(b"tide\n");
+    let mut accepted = Talk::on(target.accept().expect("the relay connects").0);
+    assert_eq!(accepted.line().as_deref(), Some("tide"));
+}
+
 /// Bytes that tell by their values where they belong.
 fn numbered(count: usize) -> Vec<u8> {
     (0..count).map(|number| (number ^ number >> 8 ^ number >> 16) as u8).collect()
