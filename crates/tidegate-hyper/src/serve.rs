@@ -111,11 +111,11 @@ where
         if !is_ending && draining.as_mut().poll(waker).is_ready() {
             is_ending = true;
             connection.as_mut().graceful_shutdown();
-            streams.wake_connection();
+            streams.queue_connection();
         }
         if std::mem::take(&mut was_full) {
             // It may have waited for the room that there is now.
-            streams.wake_connection();
+            streams.queue_connection();
         }
         let served = current::enter(context, || streams.poll(waker, |waker| connection.as_mut().poll(waker)));
         let sent = send(&kept, waker, served);
