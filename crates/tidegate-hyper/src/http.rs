@@ -105,7 +105,8 @@ impl Http {
         self
     }
 
-    /// How many requests of one HTTP/2 connection may be in progress. Default: 16.
+    /// How many requests of one HTTP/2 connection may be in progress. If each of them sleeps or has a task of its own, the connection needs as
+    /// many ([`Limits::sleeps_per_connection`](tidegate::Limits), `tasks_per_connection`). Default: 16.
     ///
     /// # Panics
     /// If it is 0.

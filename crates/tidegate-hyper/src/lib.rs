@@ -1,4 +1,4 @@
-//! HTTP/1 and HTTP/2 on [Tidegate](tidegate), by [hyper](hyper).
+//! HTTP/1 and HTTP/2 on [Tidegate](tidegate), by [hyper].
 //!
 //! ```no_run
 //! use std::convert::Infallible;

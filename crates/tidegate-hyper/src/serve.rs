@@ -1,7 +1,7 @@
 //! One connection, from its first byte to its end.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -13,6 +13,7 @@ use tidegate::task;
 
 use crate::handle::Kept;
 use crate::streams::Streams;
+use crate::timer::HeadTimer;
 use crate::{Bounded, BoxedError, Http, Io, Timer, Versions, current};
 
 /// The first bytes of HTTP/2 (RFC 9113, 3.4). No request of HTTP/1 begins like that.
@@ -68,8 +69,10 @@ where
 {
     io.flush_late(true);
     let (kept, handle) = Kept::new(io);
-    let connection = http.http1(Timer::new(context)).serve_connection(handle, service).with_upgrades();
+    let heads = HeadTimer::new(context);
+    let connection = http.http1(heads.clone()).serve_connection(handle, service).with_upgrades();
     let mut connection = Box::pin(connection);
+    let mut alarm = None::<task::Sleep>;
     let mut is_ending = false;
     let mut draining = pin!(context.draining());
     let served = poll_fn(|waker| {
@@ -77,7 +80,17 @@ where
             is_ending = true;
             connection.as_mut().graceful_shutdown();
         }
+        if alarm.as_ref().is_some_and(|alarm| alarm.deadline() <= context.now()) {
+            alarm = None;
+        }
         let served = current::enter(context, || connection.as_mut().poll(waker));
+        if alarm.is_none()
+            && let Some(deadline) = heads.deadline()
+        {
+            let alarm = alarm.insert(context.sleep_until(deadline));
+            // It wakes the task. Whether it is over is seen above.
+            let _ = Pin::new(alarm).poll(waker);
+        }
         send(&kept, waker, served)
     })
     .await?;
@@ -111,11 +124,11 @@ where
         if !is_ending && draining.as_mut().poll(waker).is_ready() {
             is_ending = true;
             connection.as_mut().graceful_shutdown();
-            streams.wake_connection();
+            streams.queue_connection();
         }
         if std::mem::take(&mut was_full) {
             // It may have waited for the room that there is now.
-            streams.wake_connection();
+            streams.queue_connection();
         }
         let served = current::enter(context, || streams.poll(waker, |waker| connection.as_mut().poll(waker)));
         let sent = send(&kept, waker, served);

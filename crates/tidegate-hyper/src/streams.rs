@@ -124,8 +124,9 @@ impl Streams {
         StreamExecutor { places: Rc::downgrade(&self.places), ready: Arc::clone(&self.ready) }
     }
 
-    /// hyper's side of the connection is to be polled.
-    pub(crate) fn wake_connection(&self) {
+    /// hyper's side of the connection is to be polled in the [`poll`](Self::poll) that follows. Unlike a wake, it doesn't ask for one.
+    pub(crate) fn queue_connection(&self) {
+        self.ready.queue().task = None;
         self.connection.wake_by_ref();
     }
 
@@ -136,6 +137,8 @@ impl Streams {
         mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         let mut numbers = self.spare.take();
+        // Who is woken from here on is seen below.
+        self.ready.queue().task = None;
         for _ in 0..ROUNDS {
             let mut queue = self.ready.queue();
             if queue.numbers.is_empty() {
@@ -267,12 +270,29 @@ mod tests {
         assert_eq!((polled.get(), polls_left.get()), (1, 1));
         request.borrow().as_ref().expect("a waker").wake_by_ref();
         request.borrow().as_ref().expect("a waker").wake_by_ref();
-        streams.wake_connection();
         assert_eq!(task.0.load(Ordering::Relaxed), 2, "one wake for all");
+        streams.queue_connection();
         assert!(poll(&streams).is_pending());
         assert_eq!((polled.get(), polls_left.get()), (2, 0));
         request.borrow().as_ref().expect("a waker").wake_by_ref();
         assert!(poll(&streams).is_pending(), "it is over");
+    }
+
+    #[test]
+    fn queueing_the_connection_asks_for_no_poll() {
+        let task = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&task));
+        let streams = Streams::new(1);
+        for polls in 1..4 {
+            streams.queue_connection();
+            let polled = Cell::new(0);
+            let poll = streams.poll(&mut Context::from_waker(&waker), |_| {
+                polled.set(polled.get() + 1);
+                Poll::<()>::Pending
+            });
+            assert!(poll.is_pending());
+            assert_eq!((polled.get(), task.0.load(Ordering::Relaxed)), (1, 0), "poll {polls}");
+        }
     }
 
     #[test]

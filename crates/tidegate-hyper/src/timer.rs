@@ -1,7 +1,8 @@
 //! Time for hyper: that of the connection, so it is virtual in a simulation.
 
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,68 @@ impl Future for Sleep {
 }
 
 impl rt::Sleep for Sleep {}
+
+/// The timer of an HTTP/1 connection, where hyper begins a sleep for each head and seldom waits for its end. So such a sleep only leaves its
+/// deadline here. Whoever polls the connection has one real sleep, for a deadline that was left, and polls again when that is over: the
+/// sleep that waits by then is over too, or leaves a later deadline.
+#[derive(Clone)]
+pub(crate) struct HeadTimer {
+    shared: Arc<Heads>,
+}
+
+struct Heads {
+    timer: task::Timer,
+    deadline_nanos: AtomicU64,
+}
+
+impl HeadTimer {
+    pub(crate) fn new(context: &task::Context) -> Self {
+        Self { shared: Arc::new(Heads { timer: context.timer(), deadline_nanos: AtomicU64::new(0) }) }
+    }
+
+    /// The deadline that was left last, if it is still to come.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let deadline = Time::from_nanos(self.shared.deadline_nanos.load(Ordering::Relaxed));
+        (deadline > self.shared.timer.now()).then_some(deadline)
+    }
+
+    fn sleep_to(&self, deadline: Time) -> Pin<Box<dyn rt::Sleep>> {
+        Box::pin(HeadSleep { shared: Arc::clone(&self.shared), deadline })
+    }
+}
+
+impl rt::Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
+        self.sleep_to(self.shared.timer.now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn rt::Sleep>> {
+        self.sleep_to(time_of(deadline))
+    }
+
+    fn now(&self) -> Instant {
+        instant_of(self.shared.timer.now())
+    }
+}
+
+struct HeadSleep {
+    shared: Arc<Heads>,
+    deadline: Time,
+}
+
+impl Future for HeadSleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if self.shared.timer.now() >= self.deadline {
+            return Poll::Ready(());
+        }
+        self.shared.deadline_nanos.store(self.deadline.as_nanos(), Ordering::Relaxed);
+        Poll::Pending
+    }
+}
+
+impl rt::Sleep for HeadSleep {}
 
 /// The instant that stands for [`Time::ZERO`].
 fn origin() -> Instant {

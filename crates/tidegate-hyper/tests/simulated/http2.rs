@@ -160,3 +160,39 @@ fn a_preface_is_recognized_wherever_it_is_cut() {
         assert_eq!(seen.bytes[3], 4, "settings come first; cut at {cut}");
     }
 }
+
+#[test]
+fn in_a_hostile_world_every_request_has_an_outcome_and_one_seed_is_one_history() {
+    let run = |seed| {
+        let server = builder().listen_http(listener(), http().streams(4), |_| service_fn(echo));
+        let (server, connector) = server.client_async(Client::tcp(), |connection| async move {
+            let context = connection.context();
+            let (mut requests, connection) =
+                handshake(Executor::new(&context), Io::new(connection)).await.map_err(task::Error::other)?;
+            context.spawn_local(connection)?;
+            let answers: Vec<_> = (0..8).map(|_| requests.send_request(post("/", "tide".repeat(20_000)))).collect();
+            for answer in answers {
+                if let Ok(answer) = answer.await {
+                    // Whole, or not at all.
+                    let whole = answer.into_body().collect().await.map(|body| body.to_bytes().len());
+                    assert!(
+                        whole.is_err() || whole.is_ok_and(|length| length == "POST / 80000 bytes: ".len() + 80_000)
+                    );
+                }
+            }
+            Ok(())
+        });
+        let mut simulation = Simulation::hostile(seed);
+        let address = simulation.serve(server).expect("sound limits")[0];
+        for _ in 0..3 {
+            connector.connect(Target::new(address)).expect("there is room");
+        }
+        let (watch, _) = Talker::slow(vec![], Duration::ZERO, |_| false);
+        simulation.client(address, Duration::ZERO, watch);
+        simulation.run().expect("no violation");
+        simulation.trace_hash()
+    };
+    for seed in 0..4 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+}
