@@ -137,19 +137,7 @@ fn parse_server(text: &str, beside: &Path) -> io::Result<ServerCommand> {
     if let Some(server) = known_server(text, beside) {
         return Ok(server);
     }
-    let invalid = || {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("--server {text:?}: neither NAME=COMMAND nor tokio, bare, bare-epoll, tidegate or readiness"),
-        )
-    };
-    let (name, command) = text.split_once('=').ok_or_else(invalid)?;
-    let mut words = command.split_ascii_whitespace().map(str::to_owned);
-    Ok(ServerCommand {
-        name: name.to_owned(),
-        program: words.next().ok_or_else(invalid)?.into(),
-        arguments: words.collect(),
-    })
+    ServerCommand::parse(text)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Runs the comparison: starts servers and workers, gives turns, sums up.
 
 pub(crate) mod child;
-mod report;
+pub(crate) mod report;
 pub(crate) mod rounds;
 pub(crate) mod summary;
 
@@ -36,6 +36,24 @@ pub struct ServerCommand {
     pub program: PathBuf,
     /// Its arguments; it must choose a free port and print it.
     pub arguments: Vec<String>,
+}
+
+impl ServerCommand {
+    /// Reads NAME=COMMAND; the command is split at white space.
+    ///
+    /// # Errors
+    ///
+    /// When it is something else.
+    pub fn parse(text: &str) -> io::Result<ServerCommand> {
+        let invalid = || {
+            let problem = format!("--server {text:?}: neither NAME=COMMAND nor one of the names that need no command");
+            io::Error::new(io::ErrorKind::InvalidInput, problem)
+        };
+        let (name, command) = text.split_once('=').ok_or_else(invalid)?;
+        let mut words = command.split_ascii_whitespace().map(str::to_owned);
+        let program = words.next().ok_or_else(invalid)?.into();
+        Ok(ServerCommand { name: name.to_owned(), program, arguments: words.collect() })
+    }
 }
 
 /// What a run can be told.
@@ -107,7 +125,7 @@ pub fn run(options: &Options) -> io::Result<()> {
 }
 
 /// Does without where it must, and says so.
-fn enter_private_network() -> bool {
+pub(crate) fn enter_private_network() -> bool {
     if let Err(error) = machine::enter_private_network() {
         println!("no network of its own ({error}): sharing the machine's");
         return false;
