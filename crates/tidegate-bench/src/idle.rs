@@ -58,10 +58,10 @@ pub struct Options {
 #[derive(Clone, Copy, Debug)]
 struct Figures {
     resident: f64,
-    /// Charged to the server's end.
+    /// The kernel's own memory, for both ends.
     kernel: Option<f64>,
-    /// Objects in the kernel's caches, of both ends.
-    slab_of_both: Option<f64>,
+    /// Whether that is an account of these connections alone.
+    separate: bool,
 }
 
 /// Runs everything and prints the table.
@@ -101,29 +101,29 @@ fn measure(contestant: &Contestant, connections: usize) -> io::Result<Figures> {
         ..contestant.command.clone()
     };
     machine::pin(SERVER_CPU)?;
+    // Dropped after the server: then nobody is in its cgroup.
+    let kernel_memory;
     let server = Server::start(&command, false)?;
     machine::pin(CLIENT_CPU)?;
-    let kernel_memory = KernelMemory::of(server.pid());
+    kernel_memory = KernelMemory::with(server.pid());
     let gone = || io::Error::other("the server has ended");
 
     drop(open(&server, contestant.protocol, BEFORE)?);
     thread::sleep(SETTLE);
     let before = memory::resident_bytes(server.pid()).ok_or_else(gone)?;
-    let kernel_before = kernel_memory.as_ref().and_then(KernelMemory::bytes);
-    let slab_before = memory::slab_bytes();
+    let kernel_before = kernel_memory.bytes();
 
     let mut streams = open(&server, contestant.protocol, connections)?;
     thread::sleep(SETTLE);
     let resident = memory::resident_bytes(server.pid()).ok_or_else(gone)?;
-    let kernel = kernel_memory.as_ref().and_then(KernelMemory::bytes);
-    let slab = memory::slab_bytes();
+    let kernel = kernel_memory.bytes();
     all_are_open(&mut streams)?;
 
     let each = |after: u64, before: u64| (after as f64 - before as f64) / connections as f64;
     Ok(Figures {
         resident: each(resident, before),
         kernel: kernel.zip(kernel_before).map(|(after, before)| each(after, before)),
-        slab_of_both: slab.zip(slab_before).map(|(after, before)| each(after, before)),
+        separate: kernel_memory.is_separate(),
     })
 }
 
@@ -188,27 +188,27 @@ fn all_are_open(streams: &mut [TcpStream]) -> io::Result<()> {
 
 fn print_table(options: &Options, figures: &[Vec<Figures>]) {
     println!("\n### {} idle connections, each used once: bytes for each\n", options.connections);
-    println!(
-        "| server | rounds | resident (p10-p90) | kernel, its end (p10-p90) | kernel's objects, both ends (p10-p90) |"
-    );
-    println!("| --- | --- | --- | --- | --- |");
+    println!("| server | rounds | resident (p10-p90) | kernel, both ends (p10-p90) |");
+    println!("| --- | --- | --- | --- |");
     let mut verdicts = Vec::new();
     for (contestant, figures) in options.servers.iter().zip(figures) {
         let resident = Spread::of(figures.iter().map(|one| one.resident).collect());
         println!(
-            "| {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} |",
             contestant.command.name,
             figures.len(),
             bytes(resident),
             bytes(Spread::of(figures.iter().filter_map(|one| one.kernel).collect())),
-            bytes(Spread::of(figures.iter().filter_map(|one| one.slab_of_both).collect())),
         );
         // Some bytes more or less are pages.
         let page = 4096.0 * 4.0 / options.connections as f64;
         let noisy = resident.is_none_or(|resident| resident.p90 - resident.p10 > resident.median * WIDEST + page);
         verdicts.push((contestant.command.name.as_str(), noisy || figures.len() < 3));
     }
-    println!();
+    let separate = figures.iter().flatten().all(|one| one.separate);
+    let account =
+        if separate { "a memory cgroup" } else { "all of the system's caches: with what others did meanwhile" };
+    println!("\nThe kernel's memory is that of {account}.");
     for (name, noisy) in verdicts {
         let verdict = if noisy { "not valid: three rounds or more, that differ by a tenth at most" } else { "valid" };
         println!("{name}: {verdict}; every connection was still open");

@@ -1,32 +1,60 @@
-//! What the kernel holds for one process, from a memory cgroup.
+//! What the kernel holds for both ends of connections: from a memory cgroup, or from its caches as a whole.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-/// A cgroup that a process was moved to. The process must have ended when this is dropped, or the directory stays.
+use crate::memory;
+
+/// The account of this process and another one. The other must have ended when this is dropped, or the cgroup stays.
 pub struct KernelMemory {
+    cgroup: Option<Cgroup>,
+}
+
+struct Cgroup {
     directory: PathBuf,
+    parent: PathBuf,
     version_2: bool,
 }
 
 impl KernelMemory {
-    /// Moves process `pid` to a cgroup of its own; `None` where that can't be done.
+    /// Moves this process and process `pid` to a cgroup of their own, as long as the value lives. Where that can't be done, what
+    /// is read is the whole system's, and moves with whatever else is done on it.
+    ///
+    /// Both ends are in it because the kernel charges what it makes for an accepted connection to whoever's system call it was made in: on
+    /// loopback, that is the client's.
     #[must_use]
-    pub fn of(pid: u32) -> Option<KernelMemory> {
+    pub fn with(pid: u32) -> KernelMemory {
+        KernelMemory { cgroup: Cgroup::make(pid) }
+    }
+
+    /// Whether it is an account of these two alone.
+    #[must_use]
+    pub fn is_separate(&self) -> bool {
+        self.cgroup.is_some()
+    }
+
+    /// The kernel's own memory: objects of sockets and files, pages of tables; not what is in socket buffers. `None` where it can't be read.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        self.cgroup.as_ref().map_or_else(memory::slab_bytes, Cgroup::bytes)
+    }
+}
+
+impl Cgroup {
+    fn make(pid: u32) -> Option<Cgroup> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let (parent, version_2) = parent(&own)?;
         let directory = parent.join(format!("tidegate-idle-{}-{pid}", std::process::id()));
         fs::create_dir(&directory).ok()?;
-        let cgroup = KernelMemory { directory, version_2 };
-        cgroup.take(pid).ok()?;
+        let cgroup = Cgroup { directory, parent, version_2 };
+        for process in [pid, std::process::id()] {
+            fs::write(cgroup.directory.join("cgroup.procs"), process.to_string()).ok()?;
+        }
         cgroup.bytes()?;
         Some(cgroup)
     }
 
-    /// What is charged to it of the kernel's own memory: objects of sockets and files, pages of tables; not socket buffers.
-    #[must_use]
-    pub fn bytes(&self) -> Option<u64> {
+    fn bytes(&self) -> Option<u64> {
         if self.version_2 {
             let text = fs::read_to_string(self.directory.join("memory.stat")).ok()?;
             text.lines().find_map(|line| line.strip_prefix("kernel "))?.parse().ok()
@@ -34,15 +62,12 @@ impl KernelMemory {
             fs::read_to_string(self.directory.join("memory.kmem.usage_in_bytes")).ok()?.trim().parse().ok()
         }
     }
-
-    fn take(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.directory.join("cgroup.procs"), pid.to_string())
-    }
 }
 
-impl Drop for KernelMemory {
+impl Drop for Cgroup {
     fn drop(&mut self) {
-        // It is empty once the process has ended, and then nobody needs it.
+        // An empty one that stays takes next to nothing, and the next run makes its own.
+        let _ = fs::write(self.parent.join("cgroup.procs"), std::process::id().to_string());
         let _ = fs::remove_dir(&self.directory);
     }
 }

@@ -34,6 +34,7 @@ pub mod protocol;
 pub mod relay;
 pub mod ring;
 pub mod scenario;
+pub mod slow_http;
 pub mod tools;
 pub mod verdict;
 pub mod worker;

@@ -14,9 +14,19 @@ pub fn peak_resident_bytes(pid: u32) -> Option<u64> {
     status_bytes(pid, "VmHWM:")
 }
 
+/// The resident memory of a process with its part only of what it shares; `None` when it is gone, or not ours to look at.
+#[must_use]
+pub fn proportional_bytes(pid: u32) -> Option<u64> {
+    field_bytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
 fn status_bytes(pid: u32, field: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    field_bytes(&format!("/proc/{pid}/status"), field)
+}
+
+fn field_bytes(path: &str, field: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }

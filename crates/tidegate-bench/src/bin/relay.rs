@@ -33,8 +33,8 @@ struct Arguments {
     /// sockets there must be room for.
     #[arg(long = "server", value_name = "NAME=COMMAND")]
     servers: Vec<String>,
-    /// Drop a turn when relay or client waited longer than this for a processor, in percent. Client and far end share one.
-    #[arg(long, default_value_t = 60.0)]
+    /// Drop a turn when the relay waited longer than this for a processor, in percent.
+    #[arg(long, default_value_t = 8.0)]
     max_wait: f64,
     /// Milliseconds to wait for a quiet machine before each round.
     #[arg(long, default_value_t = 3_000)]

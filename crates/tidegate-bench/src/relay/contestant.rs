@@ -232,10 +232,9 @@ impl Contestant {
             elapsed_ns,
             server_cpu_ns: relay.cpu_ns,
             client_cpu_ns: client.cpu_ns,
-            // The children of a relay that forks wait for each other, which is its own affair: they have one processor.
-            wait: if self.relay.processes().len() > 1 { client.wait_ns } else { relay.wait_ns.max(client.wait_ns) }
-                as f64
-                / elapsed_ns as f64,
+            // Client and far end share a processor, and the children of a relay that forks share the other one: that they wait
+            // for each other is no disturbance.
+            wait: if self.relay.processes().len() > 1 { 0.0 } else { relay.wait_ns as f64 / elapsed_ns as f64 },
             latencies: Vec::new(),
         })
     }

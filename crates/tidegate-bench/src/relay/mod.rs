@@ -92,7 +92,7 @@ pub struct Options {
     pub rounds: usize,
     /// How long one turn is.
     pub slice: Duration,
-    /// The largest part of a turn that relay or client may spend waiting for a processor.
+    /// The largest part of a turn that a relay may spend waiting for a processor.
     pub max_wait: f64,
     /// How long to wait for the machine to become quiet before a round.
     pub quiet_wait: Duration,

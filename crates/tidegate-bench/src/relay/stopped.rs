@@ -72,7 +72,9 @@ fn fill(relay: &Running) -> u64 {
     most
 }
 
-/// Of the relay and its children, in bytes. What a child shares with its parent is counted for both: the upper bound.
+/// Of the relay and its children, in bytes; pages that they share are counted once.
 fn resident(relay: &Running) -> u64 {
-    relay.processes().into_iter().filter_map(memory::resident_bytes).sum()
+    let processes = relay.processes();
+    let of = if processes.len() > 1 { memory::proportional_bytes } else { memory::resident_bytes };
+    processes.into_iter().filter_map(of).sum()
 }
