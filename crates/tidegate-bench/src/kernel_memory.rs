@@ -2,8 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::memory;
+
+/// How long it may take until a cgroup can be removed; then it stays, empty.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The account of this process and another one. The other must have ended when this is dropped, or the cgroup stays.
 pub struct KernelMemory {
@@ -66,9 +71,12 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // An empty one that stays takes next to nothing, and the next run makes its own.
         let _ = fs::write(self.parent.join("cgroup.procs"), std::process::id().to_string());
-        let _ = fs::remove_dir(&self.directory);
+        // A process that has been collected is in it for some moments yet.
+        let deadline = Instant::now() + REMOVAL_PATIENCE;
+        while fs::remove_dir(&self.directory).is_err() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
