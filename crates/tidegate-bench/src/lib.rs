@@ -7,6 +7,7 @@
 //! * `broadcast` does so for servers that send one stream to everybody;
 //! * `broadcast-tokio` is the peer for that, which shares its messages and gathers its writes;
 //! * `echo-tokio` is the peer most people would write: one task per connection;
+//! * `echo-tidegate` is Tidegate by handlers or by tasks, alike in everything else;
 //! * `echo-bare` is the limit: an io_uring loop with nothing around it;
 //! * `echo-bare-epoll` is the limit where there is no io_uring: the same on epoll;
 //! * `http` compares HTTP servers under `wrk` and `h2load`, and `http-hyper` is the peer: hyper on tokio;

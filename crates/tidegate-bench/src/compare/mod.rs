@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::machine::{self, Facts};
 use crate::protocol::WorkerOrder;
 use crate::scenario::Scenario;
+use crate::verdict::{Goal, judge};
 
 use child::{Server, Worker};
 use rounds::Contestant;
@@ -117,6 +118,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     }
     report::print_facts(&facts);
     print_validity(&results);
+    print_cost_of_tasks(&results, options.rounds);
     if let Some(path) = &options.json {
         let results = Results { machine: &facts, rounds: options.rounds, scenarios: &results };
         std::fs::write(path, serde_json::to_vec_pretty(&results)?)?;
@@ -165,6 +167,20 @@ fn run_scenario(scenario: &Scenario, options: &Options) -> io::Result<ScenarioRe
         rounds_not_quiet: record.not_quiet,
         servers: summary::sum_up(&names, &record.slices),
     })
+}
+
+/// What tasks may cost more than handlers: a twentieth more processor time for each request.
+const ASYNC_GOAL: f64 = 1.0 / 1.05;
+
+/// Of every scenario in which both took part.
+fn print_cost_of_tasks(results: &[ScenarioResult], rounds: usize) {
+    for result in results {
+        let find = |name| result.servers.iter().find(|server| server.name == name);
+        if let (Some(tasks), Some(handlers)) = (find("tidegate-async"), find("tidegate-handler")) {
+            let what = format!("tidegate-async to tidegate-handler, ({})", result.name);
+            println!("{}", judge(&what, tasks.ratios_by_round(handlers), rounds, Goal::AtLeast(ASYNC_GOAL)));
+        }
+    }
 }
 
 fn print_validity(results: &[ScenarioResult]) {
