@@ -38,8 +38,9 @@ fn print_row(load: &Load, relay: &Relay, far_end: SocketAddr) -> io::Result<()> 
     let mut streams = Streams::new(connect::connect_all(running.address(), load.connections)?)?;
     let most = fill(&running);
     running.still_runs()?;
-    streams.check()?;
+    let read_on = streams.check();
     let verdict = match ceiling {
+        _ if read_on.is_err() => "NOT SERVED when read again",
         Some(ceiling) if most <= ceiling => "kept",
         Some(_) => "EXCEEDED",
         None => "none is printed",
@@ -52,6 +53,7 @@ fn print_row(load: &Load, relay: &Relay, far_end: SocketAddr) -> io::Result<()> 
         most.saturating_sub(before) as f64 / 1024.0 / load.connections as f64,
         ceiling.map_or_else(|| "-".to_owned(), |ceiling| (ceiling >> 10).to_string()),
     );
+    read_on?;
     if ceiling.is_some_and(|ceiling| most > ceiling) {
         return Err(io::Error::other(format!("{most} bytes resident are above the ceiling")));
     }

@@ -83,7 +83,13 @@ impl Streams {
         for (number, (stream, place)) in self.streams.iter_mut().zip(&mut self.places).enumerate() {
             let end = *place + CHECKED_BYTES;
             while *place < end {
-                let bytes = stream.read(&mut buffer)?;
+                let bytes = stream.read(&mut buffer).map_err(|error| match error.kind() {
+                    io::ErrorKind::WouldBlock => io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("stream {number} is read, and silent for {} s at byte {place}", PATIENCE.as_secs()),
+                    ),
+                    _ => error,
+                })?;
                 if bytes == 0 {
                     return Err(io::Error::other(format!("stream {number} has ended at byte {place}")));
                 }
