@@ -10,8 +10,9 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::compare::child::Server;
+use crate::compare::report::number;
 use crate::compare::rounds::{Slice, order_of};
-use crate::compare::summary::{ServerSummary, Spread, sum_up};
+use crate::compare::summary::{ServerSummary, sum_up};
 use crate::compare::{CLIENT_CPU, SERVER_CPU, ServerCommand};
 use crate::machine::{self, Usage};
 use crate::worker::connect;
@@ -195,11 +196,4 @@ fn print_table(options: &Options, servers: &[ServerSummary]) {
             number(server.client_busy, 2),
         );
     }
-}
-
-fn number(spread: Option<Spread>, digits: usize) -> String {
-    spread.map_or_else(
-        || "-".to_owned(),
-        |Spread { median, p10, p90 }| format!("{median:.digits$} ({p10:.digits$}-{p90:.digits$})"),
-    )
 }

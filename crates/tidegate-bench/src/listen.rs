@@ -23,14 +23,23 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Prints the line by which `compare` learns the real port.
+/// Prints the line by which `compare` learns the real port of an echo server.
 ///
 /// # Errors
 ///
 /// When the address cannot be read or standard output is closed.
 pub fn announce(listener: &TcpListener) -> io::Result<()> {
+    announce_service(listener, "echo")
+}
+
+/// The same for another service.
+///
+/// # Errors
+///
+/// As [`announce`].
+pub fn announce_service(listener: &TcpListener, service: &str) -> io::Result<()> {
     let address = listener.local_addr()?;
     let mut output = io::stdout().lock();
-    writeln!(output, "listening echo tcp {address}")?;
+    writeln!(output, "listening {service} tcp {address}")?;
     output.flush()
 }

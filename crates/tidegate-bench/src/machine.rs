@@ -114,6 +114,23 @@ pub fn congestion_control() -> String {
     read_trimmed(CONGESTION_CONTROL)
 }
 
+/// How many connections have been accepted so far, in the network of this process.
+///
+/// # Errors
+///
+/// When the system does not say.
+pub fn passive_opens() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/net/snmp")?;
+    tcp_counter(&text, "PassiveOpens").ok_or_else(|| io::Error::other("/proc/net/snmp has no PassiveOpens"))
+}
+
+/// The names are on one line, the values on the next.
+fn tcp_counter(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let place = lines.next()?.split_ascii_whitespace().position(|field| field == name)?;
+    lines.next()?.split_ascii_whitespace().nth(place)?.parse().ok()
+}
+
 /// What a process has used of the processors so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
@@ -257,6 +274,13 @@ mod tests {
     fn the_wait_is_the_second_number_of_the_line() {
         assert_eq!(second_number("60123685 9445315 82\n"), 9_445_315);
         assert_eq!(second_number(""), 0);
+    }
+
+    #[test]
+    fn a_counter_is_below_its_name() {
+        let text = "Ip: Forwarding\nIp: 1\nTcp: ActiveOpens PassiveOpens\nTcp: 7 11\n";
+        assert_eq!(tcp_counter(text, "PassiveOpens"), Some(11));
+        assert_eq!(tcp_counter(text, "Forwarding"), None);
     }
 
     #[test]

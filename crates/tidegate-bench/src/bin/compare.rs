@@ -27,8 +27,8 @@ struct Arguments {
     /// Which scenarios to run; all unless given.
     #[arg(long, value_delimiter = ',', value_parser = Scenario::find)]
     scenarios: Vec<Scenario>,
-    /// A server as NAME=COMMAND, or one of tokio, bare, bare-epoll, tidegate, readiness by name
-    /// alone. The command must print a line that ends with the address it listens on.
+    /// A server as NAME=COMMAND, or one of tokio, bare, bare-epoll, tidegate, readiness, tidegate-handler,
+    /// tidegate-async by name alone. The command must print a line that ends with the address it listens on.
     #[arg(long = "server", value_name = "NAME=COMMAND")]
     servers: Vec<String>,
     /// Drop a turn when server or client waited longer than this for a processor, in percent.
@@ -123,6 +123,8 @@ fn known_server(name: &str, beside: &Path) -> Option<ServerCommand> {
         "bare" => ("echo-bare", &[]),
         "bare-epoll" => ("echo-bare-epoll", &[]),
         "tidegate" => ("tidegate", &["serve", "echo", "--threads", "1"]),
+        "tidegate-handler" => ("echo-tidegate", &[]),
+        "tidegate-async" => ("echo-tidegate", &["--async"]),
         "readiness" => ("tidegate", &["serve", "echo", "--threads", "1", "--engine", "readiness"]),
         _ => return None,
     };
@@ -137,19 +139,7 @@ fn parse_server(text: &str, beside: &Path) -> io::Result<ServerCommand> {
     if let Some(server) = known_server(text, beside) {
         return Ok(server);
     }
-    let invalid = || {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("--server {text:?}: neither NAME=COMMAND nor tokio, bare, bare-epoll, tidegate or readiness"),
-        )
-    };
-    let (name, command) = text.split_once('=').ok_or_else(invalid)?;
-    let mut words = command.split_ascii_whitespace().map(str::to_owned);
-    Ok(ServerCommand {
-        name: name.to_owned(),
-        program: words.next().ok_or_else(invalid)?.into(),
-        arguments: words.collect(),
-    })
+    ServerCommand::parse(text)
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::machine;
 use crate::protocol::{GO, Reply, Turn, WorkerOrder};
@@ -21,14 +21,22 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the answers still due at the end of a turn may take.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a server that does not say where it listens may take until it does.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A child process that ends with its owner, and the lines it prints.
-struct Process {
+pub struct Process {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Process {
-    fn start(command: &mut Command, favour: bool) -> io::Result<Process> {
+    /// Starts it on the processor of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn start(command: &mut Command, favour: bool) -> io::Result<Process> {
         command.stdout(Stdio::piped());
         // SAFETY: both steps are plain system calls; they neither allocate nor take a lock.
         unsafe {
@@ -49,6 +57,26 @@ impl Process {
             thread::spawn(move || pass_on(output, &sender));
         }
         Ok(Process { child, lines })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of its output; `Disconnected` when there will be none.
+    pub fn next_line(&self, patience: Duration) -> Result<String, RecvTimeoutError> {
+        self.lines.recv_timeout(patience)
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
     }
 
     fn line(&self, patience: Duration) -> io::Result<String> {
@@ -86,19 +114,41 @@ pub struct Server {
 impl Server {
     /// Starts it on the processor of the calling thread and waits for its address.
     pub fn start(command: &ServerCommand, favour: bool) -> io::Result<Server> {
-        let named = |error: io::Error| {
-            let hint =
-                if error.kind() == io::ErrorKind::NotFound { "; build it first, with the whole package" } else { "" };
-            io::Error::other(format!("{} ({}): {error}{hint}", command.name, command.program.display()))
-        };
-        let process =
-            Process::start(Command::new(&command.program).args(&command.arguments).stdin(Stdio::null()), favour)
-                .map_err(named)?;
+        let process = spawn(command, favour)?;
         loop {
-            let line = process.line(START_PATIENCE).map_err(named)?;
+            let line = process.line(START_PATIENCE).map_err(|error| named(command, &error))?;
             if let Some(address) = listening_address(&line) {
                 return Ok(Server { process, address });
             }
+        }
+    }
+
+    /// Starts one that does not say where it listens: waits until it takes connections at `address`.
+    pub fn start_at(command: &ServerCommand, address: SocketAddr) -> io::Result<Server> {
+        let mut process = spawn(command, false)?;
+        let deadline = Instant::now() + CONNECT_PATIENCE;
+        while let Err(error) = TcpStream::connect(address) {
+            if let Some(status) = process.ended()? {
+                return Err(named(command, &io::Error::other(format!("ended: {status}"))));
+            }
+            if Instant::now() > deadline {
+                return Err(named(command, &error));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Server { process, address })
+    }
+
+    /// The next line that it prints, if one comes in time.
+    pub fn line(&self, patience: Duration) -> Option<String> {
+        self.process.next_line(patience).ok()
+    }
+
+    /// Fails when it has ended, with how.
+    pub fn still_runs(&mut self) -> io::Result<()> {
+        match self.process.ended()? {
+            None => Ok(()),
+            Some(status) => Err(io::Error::other(format!("the server has ended: {status}"))),
         }
     }
 
@@ -113,9 +163,19 @@ impl Server {
     }
 }
 
-/// The address a line ends with, if it does.
+fn spawn(command: &ServerCommand, favour: bool) -> io::Result<Process> {
+    Process::start(Command::new(&command.program).args(&command.arguments).stdin(Stdio::null()), favour)
+        .map_err(|error| named(command, &error))
+}
+
+fn named(command: &ServerCommand, error: &io::Error) -> io::Error {
+    let hint = if error.kind() == io::ErrorKind::NotFound { "; build it first, with the whole package" } else { "" };
+    io::Error::other(format!("{} ({}): {error}{hint}", command.name, command.program.display()))
+}
+
+/// The last address of a line, if it has one.
 fn listening_address(line: &str) -> Option<SocketAddr> {
-    line.split_ascii_whitespace().next_back()?.parse().ok()
+    line.split_ascii_whitespace().rev().find_map(|word| word.trim_end_matches(',').parse().ok())
 }
 
 /// A connected worker.
@@ -166,9 +226,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_is_the_last_word_of_the_line() {
-        let address = listening_address("listening echo tcp 127.0.0.1:4711");
-        assert_eq!(address, Some(SocketAddr::from(([127, 0, 0, 1], 4711))));
+    fn the_address_is_the_last_of_the_line() {
+        let address = Some(SocketAddr::from(([127, 0, 0, 1], 4711)));
+        assert_eq!(listening_address("listening echo tcp 127.0.0.1:4711"), address);
+        assert_eq!(listening_address("listening on 127.0.0.1:4711, on io_uring"), address);
         assert_eq!(listening_address("starting"), None);
         assert_eq!(listening_address(""), None);
     }

@@ -1,7 +1,7 @@
 //! Runs the comparison: starts servers and workers, gives turns, sums up.
 
 pub(crate) mod child;
-mod report;
+pub(crate) mod report;
 pub(crate) mod rounds;
 pub(crate) mod summary;
 
@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::machine::{self, Facts};
 use crate::protocol::WorkerOrder;
 use crate::scenario::Scenario;
+use crate::verdict::{Goal, judge};
 
 use child::{Server, Worker};
 use rounds::Contestant;
@@ -36,6 +37,24 @@ pub struct ServerCommand {
     pub program: PathBuf,
     /// Its arguments; it must choose a free port and print it.
     pub arguments: Vec<String>,
+}
+
+impl ServerCommand {
+    /// Reads NAME=COMMAND; the command is split at white space.
+    ///
+    /// # Errors
+    ///
+    /// When it is something else.
+    pub fn parse(text: &str) -> io::Result<ServerCommand> {
+        let invalid = || {
+            let problem = format!("--server {text:?}: neither NAME=COMMAND nor one of the names that need no command");
+            io::Error::new(io::ErrorKind::InvalidInput, problem)
+        };
+        let (name, command) = text.split_once('=').ok_or_else(invalid)?;
+        let mut words = command.split_ascii_whitespace().map(str::to_owned);
+        let program = words.next().ok_or_else(invalid)?.into();
+        Ok(ServerCommand { name: name.to_owned(), program, arguments: words.collect() })
+    }
 }
 
 /// What a run can be told.
@@ -99,6 +118,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     }
     report::print_facts(&facts);
     print_validity(&results);
+    print_cost_of_tasks(&results, options.rounds);
     if let Some(path) = &options.json {
         let results = Results { machine: &facts, rounds: options.rounds, scenarios: &results };
         std::fs::write(path, serde_json::to_vec_pretty(&results)?)?;
@@ -107,7 +127,7 @@ pub fn run(options: &Options) -> io::Result<()> {
 }
 
 /// Does without where it must, and says so.
-fn enter_private_network() -> bool {
+pub(crate) fn enter_private_network() -> bool {
     if let Err(error) = machine::enter_private_network() {
         println!("no network of its own ({error}): sharing the machine's");
         return false;
@@ -147,6 +167,20 @@ fn run_scenario(scenario: &Scenario, options: &Options) -> io::Result<ScenarioRe
         rounds_not_quiet: record.not_quiet,
         servers: summary::sum_up(&names, &record.slices),
     })
+}
+
+/// What tasks may cost more than handlers: a twentieth more processor time for each request.
+const ASYNC_GOAL: f64 = 1.0 / 1.05;
+
+/// Of every scenario in which both took part.
+fn print_cost_of_tasks(results: &[ScenarioResult], rounds: usize) {
+    for result in results {
+        let find = |name| result.servers.iter().find(|server| server.name == name);
+        if let (Some(tasks), Some(handlers)) = (find("tidegate-async"), find("tidegate-handler")) {
+            let what = format!("tidegate-async to tidegate-handler, ({})", result.name);
+            println!("{}", judge(&what, tasks.ratios_by_round(handlers), rounds, Goal::AtLeast(ASYNC_GOAL)));
+        }
+    }
 }
 
 fn print_validity(results: &[ScenarioResult]) {

@@ -10,7 +10,7 @@ use super::summary::Spread;
 const LIMITS: [&str; 2] = ["bare", "bare-epoll"];
 
 /// Prints the results of one scenario as a Markdown table.
-pub fn print_table(scenario: &Scenario, result: &ScenarioResult) {
+pub(super) fn print_table(scenario: &Scenario, result: &ScenarioResult) {
     let first = result.servers.first().map_or("", |server| &server.name);
     println!("\n### ({}) {}\n", scenario.name, scenario.title);
     let limits: Vec<&str> = LIMITS
@@ -58,14 +58,16 @@ pub fn print_facts(facts: &Facts) {
     );
 }
 
-fn number(spread: Option<Spread>, digits: usize) -> String {
+/// A median with its spread.
+pub(crate) fn number(spread: Option<Spread>, digits: usize) -> String {
     spread.map_or_else(
         || "-".to_owned(),
         |Spread { median, p10, p90 }| format!("{median:.digits$} ({p10:.digits$}-{p90:.digits$})"),
     )
 }
 
-fn percent(spread: Option<Spread>) -> String {
+/// A part of the turn, the median alone.
+pub(crate) fn percent(spread: Option<Spread>) -> String {
     spread.map_or_else(|| "-".to_owned(), |spread| format!("{:.0} %", spread.median * 100.0))
 }
 

@@ -19,7 +19,7 @@ pub struct Spread {
 
 impl Spread {
     /// Of at least one value.
-    fn of(mut values: Vec<f64>) -> Option<Spread> {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Spread> {
         values.sort_by(f64::total_cmp);
         Some(Spread { median: quantile(&values, 0.5)?, p10: quantile(&values, 0.1)?, p90: quantile(&values, 0.9)? })
     }
@@ -64,6 +64,13 @@ impl ServerSummary {
     pub fn ratio_to(&self, name: &str) -> Option<Spread> {
         self.ratios.get(name).copied()
     }
+
+    /// These ratios to another server one by one, of the rounds in which both had a turn that counts.
+    #[must_use]
+    pub fn ratios_by_round(&self, other: &ServerSummary) -> Vec<f64> {
+        let (own, theirs): (Vec<_>, Vec<_>) = (self.slices.iter().collect(), other.slices.iter().collect());
+        paired_ratios(&own, &theirs)
+    }
 }
 
 /// Sums up the turns of all servers; `names` are in the order of their numbers.
@@ -79,7 +86,7 @@ pub fn sum_up(names: &[&str], slices: &[Slice]) -> Vec<ServerSummary> {
             let ratios = names
                 .iter()
                 .zip(&per_server)
-                .filter_map(|(other, theirs)| Some(((*other).to_owned(), paired_ratio(own, theirs)?)));
+                .filter_map(|(other, theirs)| Some(((*other).to_owned(), Spread::of(paired_ratios(own, theirs))?)));
             let latencies = merge(own);
             ServerSummary {
                 name: (*name).to_owned(),
@@ -107,13 +114,13 @@ fn per_cpu_second(slice: &Slice) -> f64 {
 }
 
 /// Only rounds in which both had a turn that counts are compared.
-fn paired_ratio(own: &[&Slice], theirs: &[&Slice]) -> Option<Spread> {
+fn paired_ratios(own: &[&Slice], theirs: &[&Slice]) -> Vec<f64> {
     let theirs: BTreeMap<usize, f64> = theirs.iter().map(|slice| (slice.round, per_cpu_second(slice))).collect();
     let ratios = own.iter().filter_map(|slice| {
         let their_value = theirs.get(&slice.round)?;
         Some(per_cpu_second(slice) / their_value)
     });
-    Spread::of(ratios.collect())
+    ratios.collect()
 }
 
 fn merge(slices: &[&Slice]) -> BTreeMap<u64, u64> {

@@ -1,0 +1,135 @@
+//! The client of streams: takes whatever comes on many connections, and can check it.
+
+use std::io::{self, Read as _};
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use super::source::byte_at;
+
+/// Bytes of each stream that are compared before the turns.
+const CHECKED_BYTES: usize = 4 << 20;
+/// What one call takes at most.
+const READ_BYTES: usize = 1 << 20;
+/// How long a stream may be silent.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which connections are ready.
+pub struct Poll {
+    descriptor: OwnedFd,
+}
+
+impl Poll {
+    /// Of none yet.
+    pub fn new() -> io::Result<Poll> {
+        // SAFETY: no memory is involved.
+        let descriptor = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made it, and nobody else has it.
+        Ok(Poll { descriptor: unsafe { OwnedFd::from_raw_fd(descriptor) } })
+    }
+
+    /// One more.
+    pub fn add(&self, descriptor: RawFd, key: u64, events: u32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events, u64: key };
+        // SAFETY: both descriptors are open, and the event is a live value.
+        let added =
+            unsafe { libc::epoll_ctl(self.descriptor.as_raw_fd(), libc::EPOLL_CTL_ADD, descriptor, &raw mut event) };
+        if added < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// The keys of those that are ready.
+    pub fn wait(&self, timeout_ms: i32) -> io::Result<impl Iterator<Item = u64> + use<>> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 256];
+        // SAFETY: the pointer and the count describe a live array.
+        let count = unsafe {
+            libc::epoll_wait(self.descriptor.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, timeout_ms)
+        };
+        if count < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        Ok(events.into_iter().take(usize::try_from(count).unwrap_or(0)).map(|event| event.u64))
+    }
+}
+
+/// Connections on which the pattern of the far end comes.
+pub struct Streams {
+    poll: Poll,
+    streams: Vec<TcpStream>,
+    /// How far each has been compared.
+    places: Vec<usize>,
+}
+
+impl Streams {
+    /// Takes over connections on which nothing has been read.
+    pub fn new(streams: Vec<TcpStream>) -> io::Result<Streams> {
+        let poll = Poll::new()?;
+        for (key, stream) in streams.iter().enumerate() {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            poll.add(stream.as_raw_fd(), key as u64, libc::EPOLLIN as u32)?;
+        }
+        Ok(Streams { poll, places: vec![0; streams.len()], streams })
+    }
+
+    /// Compares the next bytes of every stream with what was sent. Not to be called any more when something was received unread.
+    pub fn check(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; 64 << 10];
+        for (number, (stream, place)) in self.streams.iter_mut().zip(&mut self.places).enumerate() {
+            let end = *place + CHECKED_BYTES;
+            while *place < end {
+                let bytes = stream.read(&mut buffer).map_err(|error| match error.kind() {
+                    io::ErrorKind::WouldBlock => io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("stream {number} is read, and silent for {} s at byte {place}", PATIENCE.as_secs()),
+                    ),
+                    _ => error,
+                })?;
+                if bytes == 0 {
+                    return Err(io::Error::other(format!("stream {number} has ended at byte {place}")));
+                }
+                let wrong = (0..bytes).find(|&at| buffer[at] != byte_at(*place + at));
+                if let Some(at) = wrong {
+                    return Err(io::Error::other(format!("stream {number}: a wrong byte at {}", *place + at)));
+                }
+                *place += bytes;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what comes for so long, unread: how many bytes, in what time.
+    pub fn receive_for(&mut self, length: Duration) -> io::Result<(u64, Duration)> {
+        let begin = Instant::now();
+        let mut received = 0;
+        while begin.elapsed() < length {
+            for key in self.poll.wait(10)? {
+                // SAFETY: with `MSG_TRUNC` TCP drops the bytes and writes to no memory; the descriptor is open.
+                let bytes = unsafe {
+                    libc::recv(
+                        self.streams[key as usize].as_raw_fd(),
+                        ptr::null_mut(),
+                        READ_BYTES,
+                        libc::MSG_TRUNC | libc::MSG_DONTWAIT,
+                    )
+                };
+                match bytes {
+                    0 => return Err(io::Error::other(format!("stream {key} has ended"))),
+                    1.. => received += bytes as u64,
+                    _ => {
+                        let error = io::Error::last_os_error();
+                        if error.kind() != io::ErrorKind::WouldBlock {
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        }
+        Ok((received, begin.elapsed()))
+    }
+}
