@@ -3,13 +3,15 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 /// An example that runs. Killed when it is dropped.
 struct Program {
     child: Child,
     address: SocketAddr,
+    /// Kept open: what it says after where it listens would end it otherwise.
+    _says: BufReader<ChildStdout>,
 }
 
 /// Where Cargo puts the examples that it builds together with this test.
@@ -30,10 +32,11 @@ impl Program {
         }
         let mut child = Command::new(&path).args(arguments).stdout(Stdio::piped()).spawn().expect("the example starts");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says something");
+        let mut says = BufReader::new(child.stdout.take().expect("it is piped"));
+        says.read_line(&mut line).expect("it says something");
         let address = line.strip_prefix("listening on ").expect("where it listens");
         let address = address.trim().split(',').next().unwrap_or_default().parse().expect("an address");
-        Self { child, address }
+        Self { child, address, _says: says }
     }
 
     /// What a request is answered with, the whole of it.

@@ -23,7 +23,10 @@ use tidegate::task::{self, Connector, Receiver, Sender};
 use tidegate::{Client, ConnectionHandle, FlowControl, Limits, Listener, MinProgress, Overflow, Server, Target};
 
 /// Clients at once. Each has two connections.
-const CLIENTS_MAX: u32 = 1_000;
+const CLIENTS_MAX: u32 = 500;
+
+/// Places for clients that are being accepted while all others are taken.
+const ACCEPTING: u32 = 64;
 
 /// How long a target may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,17 +81,20 @@ fn target(argument: &str) -> Result<Target, Box<dyn Error>> {
 }
 
 /// A few large buffers rather than many small ones: bulk is received a buffer at a time. One connection may have as many of them as its
-/// queue and its window hold, and one more on either side, so that none is copied while there are enough for all.
+/// queue and its window hold, so that none is copied while there are enough for all. When there are not, copies take their place, and there
+/// is memory for all that all receivers together may leave waiting: those that have stopped take nothing from the others.
 fn limits() -> Limits {
+    let (queue_bytes, window_bytes) = (128 << 10, 128 << 10);
     Limits {
-        max_connections: 2 * CLIENTS_MAX,
+        max_connections: 2 * CLIENTS_MAX + ACCEPTING,
         receive_buffer_bytes: 64 << 10,
         receive_buffers: 256,
-        held_buffers: 8,
-        send_queue_bytes: 256 << 10,
-        high_mark_bytes: 128 << 10,
-        low_mark_bytes: 64 << 10,
-        window_bytes: 128 << 10,
+        held_buffers: 4,
+        send_queue_bytes: queue_bytes,
+        high_mark_bytes: 64 << 10,
+        low_mark_bytes: 32 << 10,
+        window_bytes,
+        send_memory_bytes: 2 * CLIENTS_MAX as usize * (queue_bytes + window_bytes),
         // The system may take all that its buffer holds: what is bulk is not late.
         not_sent_low_water_bytes: None,
         read_budget_bytes: 128 << 10,

@@ -54,7 +54,7 @@ pub enum Kind {
 pub const ALL: [Load; 4] = [
     Load { name: "streams", kind: Kind::Streams, connections: 8 },
     Load { name: "small-50", kind: Kind::RoundTrips, connections: 50 },
-    Load { name: "small-900", kind: Kind::RoundTrips, connections: 900 },
+    Load { name: "small-400", kind: Kind::RoundTrips, connections: 400 },
     Load { name: "stopped", kind: Kind::Stopped, connections: 200 },
 ];
 

@@ -107,7 +107,10 @@ fn a_reset_on_one_side_is_a_reset_on_the_other() {
     drop(target);
     assert_eq!(client.end().expect_err("a reset").kind(), ErrorKind::ConnectionReset);
 
-    let (client, mut target) = relay.connect();
+    let (mut client, mut target) = relay.connect();
+    // Once the two belong together: a client that has gone before is one that nobody serves.
+    target.write(b"hello\n");
+    assert_eq!(client.read(6), b"hello\n");
     socket2::SockRef::from(client.stream()).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     drop(client);
     assert_eq!(target.end().expect_err("a reset").kind(), ErrorKind::ConnectionReset);
