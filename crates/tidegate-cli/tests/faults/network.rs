@@ -38,15 +38,23 @@ fn every_byte_arrives_although_packets_are_lost(engine: &str) {
     for end in [End::Server, End::Client] {
         network.rule(end, "numgen random mod 100 < 2 counter drop");
     }
-    echo_at_once(&network, &server, 32, 300_000);
-    for end in [End::Server, End::Client] {
-        let lost = network.met_packets(end);
-        assert!(lost >= 10, "only {lost} packets to {end:?} were lost");
+    // How many packets it takes is the system's choice, and which of them are lost is chance: until there were enough.
+    let enough = |network: &Network| [End::Server, End::Client].into_iter().all(|end| network.met_packets(end) >= 10);
+    let mut rounds = 0;
+    while !enough(&network) {
+        rounds += 1;
+        assert!(
+            rounds <= 20,
+            "too few packets were lost: {:?}",
+            [End::Server, End::Client].map(|end| network.met_packets(end))
+        );
+        echo_at_once(&network, &server, 32, 300_000);
     }
     network.heal();
     let summary = server.drained();
-    assert_eq!((summary.connections, summary.closed_for("finished")), (32, 32), "{summary:?}");
-    assert_eq!((summary.bytes_received, summary.bytes_sent), (32 * 300_000, 32 * 300_000), "{summary:?}");
+    let (connections, bytes) = (rounds * 32, rounds * 32 * 300_000);
+    assert_eq!((summary.connections, summary.closed_for("finished")), (connections, connections), "{summary:?}");
+    assert_eq!((summary.bytes_received, summary.bytes_sent), (bytes, bytes), "{summary:?}");
 }
 
 fn on_a_slow_link_every_byte_arrives_and_waits_below_the_ceiling(engine: &str) {
