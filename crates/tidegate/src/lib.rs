@@ -65,7 +65,7 @@
 //! # }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::tcp().on_failed(|failure| eprintln!("{}: {}", failure.address, failure.error));
+//! let client = Client::tcp().on_failed(|failure| eprintln!("{}: {}", failure.destination, failure.error));
 //! let (server, connector) = Server::builder().client(client, |_connected| Greeter);
 //! let bound = server.bind()?;
 //! connector.connect(Target::new("127.0.0.1:7007".parse()?).tag(1))?;
