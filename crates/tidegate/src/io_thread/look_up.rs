@@ -62,6 +62,8 @@ impl Question {
         };
         let result = result.map(|mut addresses| {
             addresses.truncate(ADDRESSES_MAX);
+            // A resolver may have found thousands: the place pays for no more than these.
+            addresses.shrink_to_fit();
             addresses
         });
         if self.home.answers.push(Answer { number: self.number, result }).is_err() {
