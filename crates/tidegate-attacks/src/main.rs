@@ -20,6 +20,7 @@ mod subscribers;
 mod table;
 mod verdict;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -56,6 +57,10 @@ struct Arguments {
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
 
+    /// The program of the server [default: the `tidegate` beside this program]
+    #[arg(long, value_name = "FILE", global = true)]
+    program: Option<PathBuf>,
+
     /// Attack servers that must fail, in the short form, to show that the suite can fail
     #[arg(long, conflicts_with_all = ["attack", "json"])]
     prove: bool,
@@ -81,7 +86,7 @@ fn main() -> ExitCode {
 
 /// Says whether all is well.
 fn run(arguments: &Arguments) -> Result<bool, String> {
-    let program = server::program()?;
+    let program = server::program(arguments.program.as_deref())?;
     if let Some(Scene::Subscribers(plan)) = &arguments.scene {
         raise_descriptors();
         return subscribers::run(plan, &program);

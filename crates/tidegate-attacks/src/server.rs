@@ -26,11 +26,15 @@ const GLANCE: Duration = Duration::from_millis(10);
 const LINES_MAX: usize = 1024;
 const LOG_BYTES_MAX: usize = 32 << 10;
 
-/// The program beside this one.
+/// The program that was asked for, or else the one beside this one.
 ///
 /// # Errors
-/// With the command that builds it, when it is not there.
-pub fn program() -> Result<PathBuf, String> {
+/// When it is not there; with the command that builds it if it should be beside this one.
+pub fn program(asked: Option<&Path>) -> Result<PathBuf, String> {
+    if let Some(program) = asked {
+        // Whole, because a name without a folder would be looked for elsewhere.
+        return program.canonicalize().map_err(|error| format!("--program {}: {error}", program.display()));
+    }
     let own = env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
     let directory = own.parent().unwrap_or(Path::new("."));
     let program = directory.join("tidegate");
