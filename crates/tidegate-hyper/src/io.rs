@@ -134,6 +134,10 @@ impl Write for Io {
         }
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         let taken = offered.min(Self::WRITE_BYTES - self.written.len());
+        if self.written.capacity() == 0 {
+            // Most responses are written at once, and this is as large as they are.
+            self.written = Vec::with_capacity(taken);
+        }
         self.written.reserve(taken);
         let mut left = taken;
         for slice in slices {

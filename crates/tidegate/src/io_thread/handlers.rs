@@ -65,6 +65,14 @@ pub(crate) trait Handlers {
     fn on_message(&mut self, key: u32, view: View<'_>);
     /// Hands the result of a job, an `Option` of a message, to its connection as a message.
     fn on_result(&mut self, key: u32, view: View<'_>, result: &mut dyn Any);
+    /// Whether [`prepare`](Self::prepare) does anything.
+    fn prepares(&self) -> bool {
+        false
+    }
+    /// Tells the processor that a handler will be called soon.
+    fn prepare(&self, key: u32, what: Fetch) {
+        let _ = (key, what);
+    }
     /// What the handler itself waits for has happened; only for tasks.
     fn on_wake(&mut self, key: u32, view: View<'_>) {
         let _ = (key, view);
@@ -91,6 +99,17 @@ pub(crate) trait Handlers {
     fn next_message(&mut self) -> Option<ConnectionKey>;
     /// Drops the message that was taken: its connection is gone.
     fn drop_message(&mut self);
+}
+
+/// What is to be fetched of a handler that will be called soon: each is found by what the one before has fetched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fetch {
+    /// Its place in the table.
+    Place,
+    /// What the place has pointers to.
+    Handler,
+    /// What that has pointers to.
+    Rest,
 }
 
 /// What a timer of the wheel is for; those of a connection by its slot, with which they are cancelled. Eight bytes, because every idle

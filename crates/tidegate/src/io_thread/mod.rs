@@ -21,6 +21,7 @@ mod offload;
 mod panics;
 mod per_address;
 mod phases;
+mod preparing;
 mod pressure;
 mod producers;
 mod publish_pressure;
@@ -69,7 +70,7 @@ pub(crate) use self::filters::Factories;
 pub use self::groups::JoinRefusal;
 pub(crate) use self::groups::MEMBERSHIP_BYTES;
 pub use self::handlers::Accepted;
-pub(crate) use self::handlers::{Arrival, Context, Handlers, Timer, View};
+pub(crate) use self::handlers::{Arrival, Context, Fetch, Handlers, Timer, View};
 pub use self::limiter::ConnectionLimiter;
 pub(crate) use self::limiter::Seat;
 pub(crate) use self::look_up::{Answer, LOOK_UP_BYTES, LookUps, NAME_BYTES_MAX, Resolver};
@@ -279,6 +280,8 @@ pub(crate) struct IoThread<E: Engine> {
     shutdown_grace: Duration,
     /// Something was left over: the next poll must not sleep.
     more_to_do: bool,
+    /// Some table wants to know whom it will be called for.
+    prepares: bool,
 }
 
 impl<E: Engine> IoThread<E> {
@@ -322,6 +325,7 @@ impl<E: Engine> IoThread<E> {
             active: 0,
             active_max: setup.active_max,
             tickets: Chunked::new(counted),
+            prepares: setup.tables.iter().any(|table| table.prepares()),
             tables: setup.tables,
             pools,
             context,
@@ -379,9 +383,14 @@ impl<E: Engine> IoThread<E> {
                 self.slots.prefetch(socket.index);
             }
         }
-        for completion in completions.drain(..) {
+        let mut left = completions.drain(..);
+        while let Some(completion) = left.next() {
+            if self.prepares {
+                self.prepare(left.as_slice());
+            }
             self.dispatch(completion);
         }
+        drop(left);
         self.completions = completions;
 
         self.run_timers();

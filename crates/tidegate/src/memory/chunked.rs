@@ -142,13 +142,13 @@ fn missing(index: u32, limit: u32) -> ! {
     panic!("index {index} of a table of {limit} entries has not been ensured")
 }
 
-/// Tells the processor that all of `value` will be used soon, where it can be told.
+/// Tells the processor that all of `value` will be used soon, where it can be told; of a large one the first [`PREFETCH_BYTES_MAX`].
 #[inline]
-fn prefetch<T>(value: &T) {
+pub(crate) fn prefetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         let address = std::ptr::from_ref(value).cast::<i8>();
-        for offset in (0..size_of::<T>()).step_by(CACHE_LINE_BYTES) {
+        for offset in (0..size_of::<T>().min(PREFETCH_BYTES_MAX)).step_by(CACHE_LINE_BYTES) {
             // SAFETY: inside `value`; and a prefetch reads nothing that a program could see, and never faults.
             unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.add(offset)) };
         }
@@ -156,6 +156,10 @@ fn prefetch<T>(value: &T) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;
 }
+
+/// So much of one value is fetched at most, in bytes: the rest of something that large is seldom all used.
+#[cfg(target_arch = "x86_64")]
+const PREFETCH_BYTES_MAX: usize = 1024;
 
 /// The size of a cache line on the processors that this matters on, in bytes.
 #[cfg(target_arch = "x86_64")]

@@ -14,8 +14,8 @@ use super::spawn::{SPAWNED_BYTES, poll_spawned};
 use super::wakes::Wakes;
 use super::{Connection, Error};
 use crate::connection::CloseReason;
-use crate::io_thread::{Arrival, ConnectionKey, Handlers, View};
-use crate::memory::{Buffer, Chunked, FreeList};
+use crate::io_thread::{Arrival, ConnectionKey, Fetch, Handlers, View};
+use crate::memory::{Buffer, Chunked, FreeList, prefetch};
 use crate::surface::Limits;
 use crate::surface::handle::Mailbox;
 use crate::sync;
@@ -239,6 +239,25 @@ where
         *place = Place::Hosted(hosted);
         if let Place::Hosted(hosted) = place {
             hosted.run(&mut view);
+        }
+    }
+
+    fn prepares(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn prepare(&self, key: u32, what: Fetch) {
+        if what == Fetch::Place {
+            return self.tasks.prefetch(key);
+        }
+        let Some(Place::Hosted(hosted)) = self.tasks.get(key) else { return };
+        if what == Fetch::Rest {
+            return prefetch(&*hosted.core.wakes);
+        }
+        prefetch(&*hosted.core);
+        if let Some(main) = &hosted.main {
+            prefetch(&**main);
         }
     }
 

@@ -82,6 +82,9 @@ impl Waiting<'_> {
             })
         });
         self.place = Some(number);
+        if matches!(&places[number], Place::Taken(Some(kept)) if kept.will_wake(waker)) {
+            return;
+        }
         let before = std::mem::replace(&mut places[number], Place::Taken(Some(waker.clone())));
         drop(places);
         drop(before);
