@@ -2,6 +2,8 @@
 
 mod client;
 pub mod expected;
+mod framed;
+mod framed_client;
 mod gossip;
 mod maintained;
 mod masks;
@@ -19,8 +21,10 @@ use tidegate::sim::{Fault, Simulation, Violation};
 use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Report, Server};
 
 use self::client::EchoClient;
+use self::framed::{Framed, Terms};
+use self::framed_client::FramedClient;
 use self::gossip::{Gossiping, Village};
-use self::masks::Masks;
+use self::masks::{Door, Masks};
 use self::news::{Newsroom, Reader, Reporter};
 use self::offload::Offloads;
 use self::publishing::{Publisher, Subscriber};
@@ -50,7 +54,9 @@ const NEWS: u64 = 5;
 const OFFLOADS: u64 = 6;
 /// The number of the service of tasks that fail.
 const FICKLE: u64 = 9;
-const SERVICES: u64 = 10;
+/// The number of the service of messages.
+const FRAMED: u64 = 10;
+const SERVICES: u64 = 11;
 
 /// How long the system is out of memory, where it is: longer than the 10 s that a connection waits.
 const SHORTAGE: Duration = Duration::from_secs(15);
@@ -76,16 +82,21 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let prompt = witness.of_a_prompt_service();
     let (later, moody, publisher, gossip) =
         (witness.clone(), witness.of_panics(), witness.of_a_publisher(), witness.clone());
+    let framed = witness.clone();
     let offloads = witness;
     let masked = prompt.clone();
     let waits = is_impatient || simulation.random_below(2) == 0;
-    let mut masking = Listener::tcp(([10, 0, 0, 1], 7014).into()).filter(Masks { key: 0x5A, waits });
+    let door = (waits && simulation.random_below(2) == 0).then(|| Door::new(1 + simulation.random_below(2) as usize));
+    let watched_door = door.clone();
+    let mut masking = Listener::tcp(([10, 0, 0, 1], 7014).into()).filter(Masks { key: 0x5A, waits, door });
     for key in 0..simulation.random_below(3) {
-        masking = masking.filter(Masks { key: key as u8 * 77 + 1, waits: false });
+        masking = masking.filter(Masks { key: key as u8 * 77 + 1, waits: false, door: None });
     }
     if simulation.random_below(2) == 0 {
         masking = masking.filter(rate_limit(&simulation));
     }
+    let terms = Terms::new(&simulation, is_impatient);
+    let of_framed = terms.clone();
     let village = Village::default();
     // Two of the listeners share a limit, which is now and then too small for both.
     let limiter = ConnectionLimiter::new(2 + simulation.random_below(16) as u32);
@@ -108,7 +119,8 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         })
         .listen_async(Listener::tcp(([10, 0, 0, 1], 7016).into()), move |connection| {
             tasks::fickle(connection, of_fickle.clone())
-        });
+        })
+        .listen(terms.listener(), move |accepted| Framed::new(accepted, of_framed.clone(), framed.clone()));
     let has_clients = simulation.random_below(3) == 0;
     let (server, connector) = match has_clients {
         true => {
@@ -138,16 +150,18 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     // Draining may come when it likes only where nobody counts on the end of an echo.
     let is_interrupted = simulation.random_below(3) == 0;
     while simulation.completions() < COMPLETIONS_LEAST || simulation.opened() < CONNECTIONS_LEAST {
-        wave(&mut simulation, &addresses, is_impatient, &flow, &of_news);
+        wave(&mut simulation, &addresses, is_impatient, &flow, &of_news, &terms);
         simulation.run_until(|simulation| simulation.clients_left() == 0)?;
     }
     if is_interrupted {
-        wave(&mut simulation, &addresses, true, &flow, &of_news);
+        wave(&mut simulation, &addresses, true, &flow, &of_news, &terms);
         let after = Duration::from_millis(simulation.random_below(3_000));
         simulation.after(after, |simulation| simulation.handle().drain());
     }
     let report = simulation.run()?;
     assert_eq!(limiter.connections(), 0, "seed {seed}: places of the limiter have not come back");
+    assert!(watched_door.is_none_or(|door| door.is_empty()), "seed {seed}: somebody is at the door still");
+    assert!(!terms.has_wronged(&simulation), "seed {seed}: a client that does its part was given up");
     assert!(maintained.iter().all(maintained::Story::is_over), "seed {seed}: a maintained connection was not given up");
     let (hash, events) = (simulation.trace_hash(), simulation.trace_count());
     let outcome = Outcome { report, hash, events, completions: simulation.completions() };
@@ -171,6 +185,7 @@ fn wave(
     is_lenient: bool,
     flow: &FlowControl,
     of_news: &FlowControl,
+    terms: &Terms,
 ) {
     for _ in 0..8 + simulation.random_below(12) {
         let service = simulation.random_below(SERVICES);
@@ -184,6 +199,9 @@ fn wave(
         } else if service == NEWS {
             let client = Reader::new(simulation, of_news);
             simulation.client(address, after, client)
+        } else if service == FRAMED {
+            let (client, local) = FramedClient::new(simulation, terms, is_lenient);
+            simulation.client_from(local, address, after, client)
         } else {
             let client = EchoClient::new(simulation, is_lenient);
             simulation.client(address, after, client)
