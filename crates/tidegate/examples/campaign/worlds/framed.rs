@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidegate::filter::framing::{Framing, Prefix};
@@ -41,8 +41,10 @@ pub struct Terms {
     message_timeout: Duration,
     /// The times above are longer than anything here keeps a client that does its part.
     is_patient: bool,
-    /// Somebody who does their part was taken for somebody who doesn't.
-    has_wronged: Arc<AtomicBool>,
+    /// How many times the clock has jumped: that makes anybody silent.
+    jumps: Arc<AtomicU64>,
+    /// One more than how many times it had when somebody was heard of last who was then taken for silent. 0: nobody was.
+    wronged: Arc<AtomicU64>,
 }
 
 impl Terms {
@@ -63,7 +65,8 @@ impl Terms {
             pings: 1 + simulation.random_below(2) as u32,
             message_timeout,
             is_patient: !is_impatient,
-            has_wronged: Arc::default(),
+            jumps: Arc::default(),
+            wronged: Arc::default(),
         }
     }
 
@@ -104,11 +107,15 @@ impl Terms {
         [&self.prefix(message.len()), message].concat()
     }
 
-    /// Whether somebody was ended for being silent who was not. A clock that jumps makes anybody silent.
-    pub fn has_wronged(&self, simulation: &Simulation) -> bool {
-        let mut struck = simulation.faults_struck();
-        let has_jumped = struck.any(|(fault, times)| matches!(fault, Fault::ClockJump) && times > 0);
-        self.has_wronged.load(Ordering::Relaxed) && !has_jumped
+    /// Nobody is ended for being silent who does their part; to be called after each step.
+    pub fn check(&self, simulation: &Simulation) -> Result<(), String> {
+        let jumps = simulation.faults_struck().find(|(fault, _)| matches!(fault, Fault::ClockJump));
+        let jumps = jumps.map_or(0, |(_, times)| times);
+        self.jumps.store(jumps, Ordering::Relaxed);
+        match self.wronged.load(Ordering::Relaxed) > jumps {
+            true => Err("a client that does its part was given up".into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -152,6 +159,8 @@ pub struct Framed {
     /// How many messages the client has, and how many have come.
     count: u32,
     next: u32,
+    /// How many times the clock had jumped when the client was heard of last.
+    jumps_heard: u64,
     terms: Terms,
     witness: Witness,
 }
@@ -167,7 +176,8 @@ impl Framed {
         }
         // The header has come, at least.
         witness.hears(1);
-        Self { manner, count: said.map_or(0, |(_, count)| count.into()), next: 0, terms, witness }
+        let (count, jumps_heard) = (said.map_or(0, |(_, count)| count.into()), terms.jumps.load(Ordering::Relaxed));
+        Self { manner, count, next: 0, jumps_heard, terms, witness }
     }
 
     /// Whether this connection, whose messages came in order, may end so.
@@ -183,7 +193,7 @@ impl Framed {
             CloseReason::MessageTimeout if manner == Manner::Stalling => is_whole,
             CloseReason::NoAnswer if matches!(manner, Manner::Stalling | Manner::Deaf) => is_whole,
             CloseReason::MessageTimeout | CloseReason::NoAnswer => {
-                self.terms.has_wronged.store(true, Ordering::Relaxed);
+                self.terms.wronged.fetch_max(self.jumps_heard + 1, Ordering::Relaxed);
                 true
             }
             // For those there is no handler.
@@ -203,6 +213,7 @@ impl Handler for Framed {
             self.witness.complaints.add(format!("{length} bytes came that are not message {next}"));
         }
         self.next += 1;
+        self.jumps_heard = self.terms.jumps.load(Ordering::Relaxed);
         if let Err(refused) = connection.send(data) {
             self.witness.complaints.add(format!("an echo was refused: {refused}"));
         }

@@ -35,6 +35,8 @@ pub enum Manner {
     Garbled,
     /// Finishes in the middle of the header.
     Headless,
+    /// Stops in the middle of the header.
+    Hesitant,
     /// Comes from where no header is taken from.
     Stranger,
     /// Comes from where nobody may connect from.
@@ -42,7 +44,7 @@ pub enum Manner {
 }
 
 impl Manner {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Whole,
         Self::Asking,
         Self::Lasting,
@@ -54,6 +56,7 @@ impl Manner {
         Self::Rude,
         Self::Garbled,
         Self::Headless,
+        Self::Hesitant,
         Self::Stranger,
         Self::Denied,
     ];
@@ -65,7 +68,7 @@ impl Manner {
 
     /// Whether it comes as far as a handler.
     pub fn is_served(self) -> bool {
-        !matches!(self, Self::Garbled | Self::Headless | Self::Stranger | Self::Denied)
+        !matches!(self, Self::Garbled | Self::Headless | Self::Hesitant | Self::Stranger | Self::Denied)
     }
 
     /// Whether it breaks no rule.
@@ -102,9 +105,9 @@ pub struct FramedClient {
 impl FramedClient {
     /// A client, and where it comes from.
     pub fn new(simulation: &Simulation, terms: &Terms, is_lenient: bool) -> (Self, SocketAddr) {
-        let choice = simulation.random_below(24) as usize;
+        let choice = simulation.random_below(26) as usize;
         // Every other one breaks no rule.
-        let manner = Manner::ALL[if choice < 13 { choice } else { choice % 3 }];
+        let manner = Manner::ALL[if choice < Manner::ALL.len() { choice } else { choice % 3 }];
         let count = 1 + simulation.random_below(1 << simulation.random_below(7)) as u32;
         let client = Self {
             terms: terms.clone(),
@@ -140,7 +143,7 @@ impl FramedClient {
                     Err(error) => return Err(error.kind()),
                 }
             }
-            if self.manner != Manner::Headless && self.begun < self.count {
+            if !matches!(self.manner, Manner::Headless | Manner::Hesitant) && self.begun < self.count {
                 self.begin_message(peer);
             } else if !self.has_spoken {
                 self.has_spoken = true;
@@ -293,7 +296,9 @@ fn header(simulation: &Simulation, manner: Manner, count: u16) -> Vec<u8> {
     };
     match manner {
         Manner::Garbled => header[simulation.random_below(6) as usize] ^= 0x20,
-        Manner::Headless => header.truncate(1 + simulation.random_below(header.len() as u64 - 1) as usize),
+        Manner::Headless | Manner::Hesitant => {
+            header.truncate(1 + simulation.random_below(header.len() as u64 - 1) as usize);
+        }
         _ => {}
     }
     header
