@@ -32,6 +32,9 @@ pub const REASONS: &[&str] = &[
     "task_failed",
 ];
 
+/// Why connections are turned away here, as often at least. Those beyond a limiter mostly wait; the other causes these worlds don't have.
+pub const REFUSALS: &[&str] = &["full", "denied"];
+
 /// From this many runs on, a campaign fails if something has happened in fewer than one of [`RUNS_PER_OCCURRENCE`].
 pub const RUNS_ENOUGH: u64 = 2_000;
 

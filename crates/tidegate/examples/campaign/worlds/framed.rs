@@ -37,7 +37,7 @@ pub struct Terms {
     pub max_bytes: usize,
     after: Duration,
     answer_within: Duration,
-    pings: u32,
+    pub pings: u32,
     message_timeout: Duration,
     /// The times above are longer than anything here keeps a client that does its part.
     is_patient: bool,

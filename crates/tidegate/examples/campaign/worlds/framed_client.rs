@@ -97,6 +97,8 @@ pub struct FramedClient {
     asked: u32,
     /// How many pings it wants to answer before it finishes.
     awaits: u32,
+    /// How many pings have come since it has said its last word.
+    pinged: u32,
     /// It was told that there is no room for it.
     is_refused: bool,
     resets_at: Option<Time>,
@@ -122,6 +124,7 @@ impl FramedClient {
             has_finished: false,
             asked: 0,
             awaits: if manner == Manner::Lasting { 1 + simulation.random_below(2) as u32 } else { 0 },
+            pinged: 0,
             is_refused: false,
             resets_at: None,
         };
@@ -228,6 +231,11 @@ impl FramedClient {
             }
             [PING] => {
                 self.awaits = self.awaits.saturating_sub(1);
+                self.pinged += u32::from(self.has_spoken);
+                // Before what it has said arrives, and after.
+                if self.manner == Manner::Deaf && self.pinged > 2 * self.terms.pings {
+                    return Err(format!("{} pings came to somebody who doesn't answer", self.pinged));
+                }
                 // There is no way in the middle of a message, or after the end.
                 if self.begun < self.count || (self.manner.finishes() && !self.has_finished) {
                     self.unwritten.extend(self.terms.frame(&[ANSWER]));

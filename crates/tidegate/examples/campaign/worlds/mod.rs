@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tidegate::filter::RateLimit;
 use tidegate::sim::{Fault, Simulation, Violation};
-use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Report, Server};
+use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Report, Server, WhenFull};
 
 use self::client::EchoClient;
 use self::framed::{Framed, Terms};
@@ -70,6 +70,8 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     simulation.keep_trace(trace_events);
     let is_impatient = simulation.random_below(3) == 0;
     let limits = news::limits(&simulation, limits(&simulation, is_impatient));
+    // Outgoing connections have those that listeners don't keep.
+    let has_places = u64::from(limits.max_connections) > SERVICES;
     let flow = publishing::flow(&simulation, &limits);
     let of_news = publishing::flow(&simulation, &limits);
     let (builder, group) = Server::builder().group();
@@ -121,7 +123,7 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
             tasks::fickle(connection, of_fickle.clone())
         })
         .listen(terms.listener(), move |accepted| Framed::new(accepted, of_framed.clone(), framed.clone()));
-    let has_clients = simulation.random_below(3) == 0;
+    let has_clients = has_places && simulation.random_below(3) == 0;
     let (server, connector) = match has_clients {
         true => {
             let (server, connector) = maintained::of(server, &simulation, &complaints);
@@ -223,9 +225,10 @@ fn limits(simulation: &Simulation, is_impatient: bool) -> Limits {
     let is_tight = simulation.random_below(8) == 0;
     let (buffers, memory) = if is_tight { (6, 2_000) } else { (30, 200_000) };
     let times = if is_impatient { impatience(simulation) } else { Limits::default() };
+    // Where connections wait for places, at least one for each listener, which keeps a place of its own, and one for clients.
+    let (places_least, places) = if times.when_full == WhenFull::Wait { (1 + SERVICES as u32, 20) } else { (2, 12) };
     Limits {
-        // At least one for each listener, which keeps a place of its own, and one for clients.
-        max_connections: 1 + SERVICES as u32 + simulation.random_below(20) as u32,
+        max_connections: places_least + simulation.random_below(places) as u32,
         receive_buffers: 2 + simulation.random_below(buffers) as u32,
         receive_buffer_bytes: 4096,
         held_buffers: simulation.random_below(4) as u32,
@@ -255,7 +258,10 @@ fn impatience(simulation: &Simulation) -> Limits {
         (simulation.random_below(4) > 0).then_some(after)
     };
     let progress = |within: Duration| MinProgress::new(1 + simulation.random_below(5_000), within);
+    // Only where nobody counts on being served.
+    let when_full = if simulation.random_below(3) == 0 { WhenFull::Refuse } else { WhenFull::Wait };
     Limits {
+        when_full,
         first_byte_timeout: sometimes(2_000),
         idle_timeout: sometimes(2_000),
         min_send_progress: sometimes(1_000).map(progress),
