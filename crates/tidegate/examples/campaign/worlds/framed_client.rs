@@ -178,7 +178,10 @@ impl FramedClient {
     fn last_words(&self, peer: &Peer) -> Vec<u8> {
         let max_bytes = self.terms.max_bytes;
         match self.manner {
-            Manner::Oversized => self.terms.prefix(max_bytes + 1 + peer.random_below(1 << 14) as usize),
+            // By one byte, or by more.
+            Manner::Oversized => {
+                self.terms.prefix(max_bytes + 1 + peer.random_below(1 << peer.random_below(15)) as usize)
+            }
             Manner::Broken if peer.random_below(2) == 0 => self.terms.prefix(0),
             Manner::Broken => self.terms.frame(&[BUSY]),
             Manner::Stalling | Manner::Cut => {
