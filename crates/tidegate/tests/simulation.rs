@@ -41,6 +41,11 @@ fn in_dozens_of_hostile_worlds_every_byte_comes_back_in_order_or_the_connection_
     }
     assert_eq!(faults.too_rare(1, None), [""; 0]);
     assert_eq!(reasons.too_rare(1, Some(&COMMON)), [""; 0]);
+    let mut all: Vec<&str> = reasons.iter().map(|(reason, _)| reason).collect();
+    let mut expected = worlds::expected::REASONS.to_vec();
+    all.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(expected, all, "what the campaign demands is every reason that there is");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Runs servers in many hostile simulated worlds, one for each seed, on all processors.
 //!
 //! `cargo run --release --example campaign -p tidegate -- [SEEDS] [FIRST_SEED] [THREADS]` runs SEEDS of them (1,000 unless given) and
-//! prints in how many runs each fault struck and each close reason occurred, and one hash over all runs, which must be the same on every
-//! machine, in every build and with any number of threads. The first seed whose run violates what must hold ends the campaign: it is
-//! run again for its last events, and the exit code is 1. So it is when something that must happen now and then did not, in a campaign
-//! of at least 2,000 seeds.
+//! prints in how many runs each fault struck, each close reason occurred and connections were turned away, and one hash over all runs,
+//! which must be the same on every machine, in every build and with any number of threads. The first seed whose run violates what must
+//! hold ends the campaign: it is run again for its last events, and the exit code is 1. So it is when something that must happen now and
+//! then did not, in a campaign of at least 2,000 seeds.
 
 mod worlds;
 
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use worlds::expected::{Occurrences, REASONS, RUNS_ENOUGH, RUNS_PER_OCCURRENCE};
+use worlds::expected::{Occurrences, REASONS, REFUSALS, RUNS_ENOUGH, RUNS_PER_OCCURRENCE};
 
 /// How many events of a run that failed are printed.
 const TRACE_EVENTS: usize = 400;
@@ -31,6 +31,7 @@ struct Sum {
     connections_least: Option<u64>,
     faults: Occurrences,
     reasons: Occurrences,
+    refusals: Occurrences,
     failures: BTreeMap<u64, String>,
 }
 
@@ -53,6 +54,9 @@ impl Sum {
                 for (reason, times) in outcome.report.closed_by_reason() {
                     sum.reasons.add(reason.to_owned(), times);
                 }
+                for (because, times) in outcome.report.refused_by_cause() {
+                    sum.refusals.add(because.to_owned(), times);
+                }
                 return false;
             }
             Ok(Err(violation)) => sum.failures.insert(seed, violation.what().to_owned()),
@@ -62,7 +66,8 @@ impl Sum {
     }
 
     fn print(&self) {
-        for (kind, occurrences) in [("fault", &self.faults), ("close reason", &self.reasons)] {
+        let tables = [("fault", &self.faults), ("close reason", &self.reasons), ("refusal", &self.refusals)];
+        for (kind, occurrences) in tables {
             println!("{kind:<22} {:>9} {:>11}", "runs", "times");
             for (what, occurrence) in occurrences.iter() {
                 println!("  {what:<20} {:>9} {:>11}", occurrence.runs, occurrence.times);
@@ -130,6 +135,7 @@ fn main() -> ExitCode {
         let runs_least = runs / RUNS_PER_OCCURRENCE;
         let mut rare = sum.faults.too_rare(runs_least, None);
         rare.extend(sum.reasons.too_rare(runs_least, Some(REASONS)));
+        rare.extend(sum.refusals.too_rare(runs_least, Some(REFUSALS)));
         if !rare.is_empty() {
             println!("FAILED too rare to say anything about it: {}", rare.join("; "));
             return ExitCode::FAILURE;

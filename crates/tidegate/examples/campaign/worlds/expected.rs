@@ -1,6 +1,6 @@
 //! What a campaign must have met: a campaign in which something never happens says nothing about it.
 
-/// The close reasons that these services, clients and worlds bring about, each in at least one of a hundred runs.
+/// The close reasons, all of them: these services, clients and worlds bring each about in at least one of a hundred runs.
 pub const REASONS: &[&str] = &[
     "finished",
     "closed_by_handler",
@@ -19,11 +19,21 @@ pub const REASONS: &[&str] = &[
     "send_too_slow",
     "receive_too_slow",
     "slow_consumer",
-    "handshake_timeout",
     "system_memory",
     "offload_panicked",
+    "handshake_timeout",
+    "protocol_error",
+    "truncated",
+    "message_too_large",
+    "message_timeout",
+    "no_answer",
+    "not_allowed",
+    "busy",
     "task_failed",
 ];
+
+/// Why connections are turned away here, as often at least. Those beyond a limiter mostly wait; the other causes these worlds don't have.
+pub const REFUSALS: &[&str] = &["full", "denied"];
 
 /// From this many runs on, a campaign fails if something has happened in fewer than one of [`RUNS_PER_OCCURRENCE`].
 pub const RUNS_ENOUGH: u64 = 2_000;

@@ -1,7 +1,11 @@
 //! A filter for the campaign: it masks every byte, in pieces as it likes, out of memory that may not be there.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tidegate::filter::{
-    Above, Below, Down, Fill, Filter, FilterContext, FilterError, FilterFactory, FilterPeer, Read, Reserve,
+    Above, Below, Down, Fill, Filter, FilterContext, FilterError, FilterFactory, FilterFailure, FilterPeer, Read,
+    Reserve,
 };
 
 /// Makes [`Mask`] filters.
@@ -9,6 +13,41 @@ pub struct Masks {
     pub key: u8,
     /// The filter is established only when the first byte has come.
     pub waits: bool,
+    /// Where connections wait until then.
+    pub door: Option<Arc<Door>>,
+}
+
+/// Where few connections may wait at once, as with the handshakes of TLS: one beyond them is ended.
+pub struct Door {
+    most: usize,
+    waiting: AtomicUsize,
+}
+
+impl Door {
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, waiting: AtomicUsize::new(0) })
+    }
+
+    /// Waits there until it is dropped.
+    fn enter(self: &Arc<Self>) -> Result<Waiting, FilterError> {
+        let more = |waiting: usize| (waiting < self.most).then_some(waiting + 1);
+        match self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Waiting(Arc::clone(self))),
+            Err(waiting) => Err(FilterError::new(FilterFailure::Busy, format!("{waiting} wait at the door"))),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) == 0
+    }
+}
+
+struct Waiting(Arc<Door>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl FilterFactory for Masks {
@@ -17,7 +56,8 @@ impl FilterFactory for Masks {
     }
 
     fn make(&self, _: &FilterPeer) -> Result<Box<dyn Filter>, FilterError> {
-        Ok(Box::new(Mask { key: self.key, is_established: !self.waits }))
+        let waiting = self.door.as_ref().map(Door::enter).transpose()?;
+        Ok(Box::new(Mask { key: self.key, is_established: !self.waits, waiting }))
     }
 }
 
@@ -25,6 +65,14 @@ impl FilterFactory for Masks {
 struct Mask {
     key: u8,
     is_established: bool,
+    waiting: Option<Waiting>,
+}
+
+impl Mask {
+    fn establish(&mut self) {
+        self.is_established = true;
+        self.waiting = None;
+    }
 }
 
 impl Filter for Mask {
@@ -38,11 +86,11 @@ impl Filter for Mask {
             Fill::Starved => return Ok(Read::Starved),
             Fill::NoMemory => return Ok(Read::NoMemory),
             Fill::Finished => {
-                self.is_established = true;
+                self.establish();
                 return Ok(Read::Finished);
             }
         }
-        self.is_established = true;
+        self.establish();
         // The whole buffer in place, or a part of it in memory of its own.
         let count = if context.random().is_multiple_of(2) { below.bytes().len() } else { 1 + below.bytes().len() / 2 };
         let count = count.min(below.bytes().len());

@@ -2,6 +2,8 @@
 
 mod client;
 pub mod expected;
+mod framed;
+mod framed_client;
 mod gossip;
 mod maintained;
 mod masks;
@@ -16,11 +18,13 @@ use std::time::Duration;
 
 use tidegate::filter::RateLimit;
 use tidegate::sim::{Fault, Simulation, Violation};
-use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Report, Server};
+use tidegate::{ConnectionLimiter, FlowControl, Limits, Listener, MinProgress, Report, Server, WhenFull};
 
 use self::client::EchoClient;
+use self::framed::{Framed, Terms};
+use self::framed_client::FramedClient;
 use self::gossip::{Gossiping, Village};
-use self::masks::Masks;
+use self::masks::{Door, Masks};
 use self::news::{Newsroom, Reader, Reporter};
 use self::offload::Offloads;
 use self::publishing::{Publisher, Subscriber};
@@ -50,7 +54,9 @@ const NEWS: u64 = 5;
 const OFFLOADS: u64 = 6;
 /// The number of the service of tasks that fail.
 const FICKLE: u64 = 9;
-const SERVICES: u64 = 10;
+/// The number of the service of messages.
+const FRAMED: u64 = 10;
+const SERVICES: u64 = 11;
 
 /// How long the system is out of memory, where it is: longer than the 10 s that a connection waits.
 const SHORTAGE: Duration = Duration::from_secs(15);
@@ -64,6 +70,8 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     simulation.keep_trace(trace_events);
     let is_impatient = simulation.random_below(3) == 0;
     let limits = news::limits(&simulation, limits(&simulation, is_impatient));
+    // Outgoing connections have those that listeners don't keep.
+    let has_places = u64::from(limits.max_connections) > SERVICES;
     let flow = publishing::flow(&simulation, &limits);
     let of_news = publishing::flow(&simulation, &limits);
     let (builder, group) = Server::builder().group();
@@ -76,16 +84,21 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let prompt = witness.of_a_prompt_service();
     let (later, moody, publisher, gossip) =
         (witness.clone(), witness.of_panics(), witness.of_a_publisher(), witness.clone());
+    let framed = witness.clone();
     let offloads = witness;
     let masked = prompt.clone();
     let waits = is_impatient || simulation.random_below(2) == 0;
-    let mut masking = Listener::tcp(([10, 0, 0, 1], 7014).into()).filter(Masks { key: 0x5A, waits });
+    let door = (waits && simulation.random_below(4) > 0).then(|| Door::new(1 + simulation.random_below(2) as usize));
+    let watched_door = door.clone();
+    let mut masking = Listener::tcp(([10, 0, 0, 1], 7014).into()).filter(Masks { key: 0x5A, waits, door });
     for key in 0..simulation.random_below(3) {
-        masking = masking.filter(Masks { key: key as u8 * 77 + 1, waits: false });
+        masking = masking.filter(Masks { key: key as u8 * 77 + 1, waits: false, door: None });
     }
     if simulation.random_below(2) == 0 {
         masking = masking.filter(rate_limit(&simulation));
     }
+    let terms = Terms::new(&simulation, is_impatient);
+    let of_framed = terms.clone();
     let village = Village::default();
     // Two of the listeners share a limit, which is now and then too small for both.
     let limiter = ConnectionLimiter::new(2 + simulation.random_below(16) as u32);
@@ -108,8 +121,9 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         })
         .listen_async(Listener::tcp(([10, 0, 0, 1], 7016).into()), move |connection| {
             tasks::fickle(connection, of_fickle.clone())
-        });
-    let has_clients = simulation.random_below(3) == 0;
+        })
+        .listen(terms.listener(), move |accepted| Framed::new(accepted, of_framed.clone(), framed.clone()));
+    let has_clients = has_places && simulation.random_below(3) == 0;
     let (server, connector) = match has_clients {
         true => {
             let (server, connector) = maintained::of(server, &simulation, &complaints);
@@ -125,6 +139,8 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
         .map(|connector| maintained::begin(&mut simulation, &connector, addresses[0], &complaints))
         .unwrap_or_default();
     simulation.check("what handlers see", move |_| complaints.check());
+    let agreed = terms.clone();
+    simulation.check("the patience with clients", move |simulation| agreed.check(simulation));
     let watched = limiter.clone();
     simulation.check("the limiter", move |_| match watched.connections() {
         connections if connections > watched.most() => Err(format!("{connections} of {}", watched.most())),
@@ -138,16 +154,17 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     // Draining may come when it likes only where nobody counts on the end of an echo.
     let is_interrupted = simulation.random_below(3) == 0;
     while simulation.completions() < COMPLETIONS_LEAST || simulation.opened() < CONNECTIONS_LEAST {
-        wave(&mut simulation, &addresses, is_impatient, &flow, &of_news);
+        wave(&mut simulation, &addresses, is_impatient, &flow, &of_news, &terms);
         simulation.run_until(|simulation| simulation.clients_left() == 0)?;
     }
     if is_interrupted {
-        wave(&mut simulation, &addresses, true, &flow, &of_news);
+        wave(&mut simulation, &addresses, true, &flow, &of_news, &terms);
         let after = Duration::from_millis(simulation.random_below(3_000));
         simulation.after(after, |simulation| simulation.handle().drain());
     }
     let report = simulation.run()?;
     assert_eq!(limiter.connections(), 0, "seed {seed}: places of the limiter have not come back");
+    assert!(watched_door.is_none_or(|door| door.is_empty()), "seed {seed}: somebody is at the door still");
     assert!(maintained.iter().all(maintained::Story::is_over), "seed {seed}: a maintained connection was not given up");
     let (hash, events) = (simulation.trace_hash(), simulation.trace_count());
     let outcome = Outcome { report, hash, events, completions: simulation.completions() };
@@ -171,6 +188,7 @@ fn wave(
     is_lenient: bool,
     flow: &FlowControl,
     of_news: &FlowControl,
+    terms: &Terms,
 ) {
     for _ in 0..8 + simulation.random_below(12) {
         let service = simulation.random_below(SERVICES);
@@ -184,6 +202,9 @@ fn wave(
         } else if service == NEWS {
             let client = Reader::new(simulation, of_news);
             simulation.client(address, after, client)
+        } else if service == FRAMED {
+            let (client, local) = FramedClient::new(simulation, terms, is_lenient);
+            simulation.client_from(local, address, after, client)
         } else {
             let client = EchoClient::new(simulation, is_lenient);
             simulation.client(address, after, client)
@@ -204,9 +225,10 @@ fn limits(simulation: &Simulation, is_impatient: bool) -> Limits {
     let is_tight = simulation.random_below(8) == 0;
     let (buffers, memory) = if is_tight { (6, 2_000) } else { (30, 200_000) };
     let times = if is_impatient { impatience(simulation) } else { Limits::default() };
+    // Where connections wait for places, at least one for each listener, which keeps a place of its own, and one for clients.
+    let (places_least, places) = if times.when_full == WhenFull::Wait { (1 + SERVICES as u32, 20) } else { (2, 12) };
     Limits {
-        // At least one for each listener, which keeps a place of its own, and one for clients.
-        max_connections: 1 + SERVICES as u32 + simulation.random_below(20) as u32,
+        max_connections: places_least + simulation.random_below(places) as u32,
         receive_buffers: 2 + simulation.random_below(buffers) as u32,
         receive_buffer_bytes: 4096,
         held_buffers: simulation.random_below(4) as u32,
@@ -236,7 +258,10 @@ fn impatience(simulation: &Simulation) -> Limits {
         (simulation.random_below(4) > 0).then_some(after)
     };
     let progress = |within: Duration| MinProgress::new(1 + simulation.random_below(5_000), within);
+    // Only where nobody counts on being served.
+    let when_full = if simulation.random_below(3) == 0 { WhenFull::Refuse } else { WhenFull::Wait };
     Limits {
+        when_full,
         first_byte_timeout: sometimes(2_000),
         idle_timeout: sometimes(2_000),
         min_send_progress: sometimes(1_000).map(progress),
