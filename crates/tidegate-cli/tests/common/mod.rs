@@ -242,7 +242,11 @@ impl Drop for Program {
 
 /// A connection to `address` whose reads and writes fail after the deadline.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("it listens");
+    with_deadlines(TcpStream::connect_timeout(&address, DEADLINE).expect("it listens"))
+}
+
+/// The same stream, whose reads and writes fail after the deadline.
+pub fn with_deadlines(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(DEADLINE)).expect("not zero");
     stream.set_write_timeout(Some(DEADLINE)).expect("not zero");
     stream

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use crate::common::{self, assert_echoed, pattern};
+use crate::common::{self, DEADLINE, assert_echoed, pattern};
 use crate::needs;
 use crate::server::Server;
 use crate::talker::Talker;
@@ -125,7 +125,12 @@ fn connections_end_when(calls: &str, error: &str, every: u32, reason: &str) {
         if injected >= 10 {
             break;
         }
-        let mut stream = common::connect(server.address());
+        // It may be ended before its connect has looked whether it is made: then that fails.
+        let Ok(stream) = TcpStream::connect_timeout(&server.address(), DEADLINE) else {
+            ended += 1;
+            continue;
+        };
+        let mut stream = common::with_deadlines(stream);
         let sent = pattern(number, 1_000);
         let mut received = vec![0; 1_000];
         let answered = stream.write_all(&sent).and_then(|()| stream.read_exact(&mut received));
