@@ -11,10 +11,11 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
+use tidegate::Limits;
 use tidegate::sim::Simulation;
 use tidegate_hyper::{ListenHttp, context};
 
-use crate::world::{Talker, builder, http, listener, text};
+use crate::world::{Talker, builder, hello, http, listener, text};
 
 /// A body without an end, which counts what it was asked for.
 struct Endless {
@@ -86,4 +87,27 @@ fn a_request_body_is_received_as_fast_as_the_service_reads_it() {
     let before = before.get();
     assert!((1..1 << 20).contains(&before), "{before} bytes were taken before the service read any");
     assert_eq!(seen.borrow().responses(), 1);
+}
+
+#[test]
+fn responses_that_nobody_reads_keep_no_receive_buffers_from_others() {
+    let mut simulation = Simulation::new(5);
+    let limits = Limits { max_connections: 100, receive_buffers: 8, ..Limits::default() };
+    let server = builder().limits(limits).listen_http(listener(), http(), |_| service_fn(hello));
+    let address = simulation.serve(server).expect("sound limits")[0];
+    for _ in 0..40 {
+        let requests = vec![b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20); 400];
+        let (mut talker, _) = Talker::slow(requests, Duration::from_millis(1), |_| false);
+        talker.reads = false;
+        let client = simulation.client(address, Duration::ZERO, talker);
+        simulation.after(Duration::from_secs(50), move |simulation| simulation.reset(client));
+    }
+    let (talker, seen) =
+        Talker::new(vec![b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()], |seen| seen.text().ends_with("hello"));
+    simulation.client(address, Duration::from_secs(20), talker);
+    let answered = Rc::new(Cell::new(0));
+    let (watched, at_thirty) = (Rc::clone(&seen), Rc::clone(&answered));
+    simulation.after(Duration::from_secs(21), move |_| at_thirty.set(watched.borrow().responses()));
+    simulation.run().expect("no violation");
+    assert_eq!(answered.get(), 1, "a second after it asked: {:?}", seen.borrow().text());
 }
