@@ -6,8 +6,8 @@
 //! is taken when there is data for it, and a tear-down has nothing to wait for.
 //!
 //! One poll, in this order: what was recorded is done (sends are tried at once, and receives where data was told of before), the
-//! selector is asked and waited for, what it tells is served on the spot, then those that the last poll left with data, then the backlogs. Each socket is registered
-//! once, for both directions and for changes only ([`Selector`]); what was told is kept in [`Ready`](socket::Ready) until a call
+//! selector is asked and waited for, what it tells is served on the spot, then those that the last poll left with data, then the
+//! backlogs. Each socket is registered once, for both directions and for changes only ([`Selector`]); what was told is kept in [`Ready`](socket::Ready) until a call
 //! finds it used up.
 
 mod calls;
@@ -300,14 +300,16 @@ impl Engine for ReadinessEngine {
     }
 
     fn send(&mut self, id: SocketId, gather: Box<Gather>) -> Result<(), Box<Gather>> {
-        let Ok(socket) = self.socket(id) else { return Err(gather) };
+        let Some(socket) = Socket::of(&mut self.sockets, id) else { return Err(gather) };
         debug_assert!(socket.send.is_none() && socket.target.is_none(), "a second send in flight on {id:?}");
         debug_assert!(!gather.is_empty(), "an empty send on {id:?}");
         if socket.send.is_some() || socket.target.is_some() || socket.closing.is_some() {
             return Err(gather);
         }
         socket.send = Some(gather);
-        self.touch(id);
+        if !mem::replace(&mut socket.touched, true) {
+            self.touched.push(id);
+        }
         Ok(())
     }
 

@@ -23,14 +23,61 @@ impl Socket {
             let _ = calls::shutdown_both(descriptor);
         }
     }
+
+    /// Offers the send to the system, if there is one.
+    fn send_now(&mut self, index: u32, out: &mut Completions) {
+        let Some(gather) = &self.send else { return };
+        let result = match &self.descriptor {
+            _ if !self.ready.writable => Err(io::ErrorKind::WouldBlock.into()),
+            None => Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
+            Some(descriptor) => match calls::send(descriptor, gather) {
+                // A send that falls short has filled the socket buffer, and the system will tell when there is room.
+                (Ok(sent), offered) if sent > 0 => {
+                    self.ready.writable = sent == offered;
+                    Ok(sent)
+                }
+                (Ok(_), _) => Err(io::ErrorKind::WriteZero.into()),
+                (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => return self.send_now(index, out),
+                (Err(error), _) => Err(error),
+            },
+        };
+        let result = match result {
+            Err(error) => match self.judge_failed_send(error) {
+                Some(error) => Err(error),
+                None => return,
+            },
+            sent => sent,
+        };
+        self.send_waits = false;
+        let id = self.id(index);
+        if let Some(gather) = self.send.take() {
+            out.push(Completion::Sent { socket: id, gather, result });
+        }
+    }
+
+    /// A send has brought an error: what to report, or `None` when it waits for room.
+    #[cold]
+    #[inline(never)]
+    fn judge_failed_send(&mut self, error: io::Error) -> Option<io::Error> {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.ready.writable = false;
+            self.send_waits = true;
+            return None;
+        }
+        // Nothing is wrong with the stream when the system has no memory for it: the caller may try again.
+        if self.broken == 0 && error.kind() != io::ErrorKind::OutOfMemory {
+            self.broken = error.raw_os_error().unwrap_or(0);
+        } else if !self.registered && self.broken != 0 {
+            // What made it unfit for use is why it fails, and not that it was shut down for that.
+            return Some(io::Error::from_raw_os_error(self.broken));
+        }
+        Some(error)
+    }
 }
 
 impl ReadinessEngine {
     pub(super) fn socket(&mut self, id: SocketId) -> Result<&mut Socket, Stale> {
-        match self.sockets.get_mut(id.index) {
-            Some(socket) if socket.in_use && socket.generation == id.generation => Ok(socket),
-            _ => Err(Stale),
-        }
+        Socket::of(&mut self.sockets, id).ok_or(Stale)
     }
 
     pub(super) fn take_place(&mut self) -> Option<SocketId> {
@@ -62,12 +109,13 @@ impl ReadinessEngine {
             if !socket.registered && socket.broken == 0 && socket.closing.is_none() {
                 self.begin(id, out);
             }
-            let socket = &self.sockets[index];
-            let (sends, closing) = (socket.send.is_some() && !socket.send_waits, socket.closing);
-            if sends {
-                self.send_now(index, out);
+            // Most have a send and nothing else: one look into the table does for those.
+            let socket = &mut self.sockets[index];
+            if socket.send.is_some() && !socket.send_waits {
+                socket.send_now(index, out);
             }
-            match closing {
+            match socket.closing {
+                None if socket.is_settled() => {}
                 None => self.settle(id, out),
                 Some(mode) => self.close_now(id, mode, out),
             }
@@ -108,47 +156,6 @@ impl ReadinessEngine {
         }
     }
 
-    /// Offers the send of a socket to the system.
-    pub(super) fn send_now(&mut self, index: u32, out: &mut Completions) {
-        let socket = &mut self.sockets[index];
-        let Some(gather) = &socket.send else { return };
-        let mut result = match &socket.descriptor {
-            _ if !socket.ready.writable => Err(io::ErrorKind::WouldBlock.into()),
-            None => Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
-            Some(descriptor) => loop {
-                match calls::send(descriptor, gather) {
-                    (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
-                    (Ok(0), _) => break Err(io::ErrorKind::WriteZero.into()),
-                    (Ok(sent), offered) => {
-                        // A send that falls short has filled the socket buffer, and the system will tell when there is room.
-                        socket.ready.writable = sent == offered;
-                        break Ok(sent);
-                    }
-                    (Err(error), _) => break Err(error),
-                }
-            },
-        };
-        if let Err(error) = &result {
-            if error.kind() == io::ErrorKind::WouldBlock {
-                socket.ready.writable = false;
-                socket.send_waits = true;
-                return;
-            }
-            // Nothing is wrong with the stream when the system has no memory for it: the caller may try again.
-            if socket.broken == 0 && error.kind() != io::ErrorKind::OutOfMemory {
-                socket.broken = error.raw_os_error().unwrap_or(0);
-            } else if !socket.registered && socket.broken != 0 {
-                // What made it unfit for use is why it fails, and not that it was shut down for that.
-                result = Err(io::Error::from_raw_os_error(socket.broken));
-            }
-        }
-        socket.send_waits = false;
-        let id = socket.id(index);
-        if let Some(gather) = socket.send.take() {
-            out.push(Completion::Sent { socket: id, gather, result });
-        }
-    }
-
     /// What needs to be done for a socket that stays open.
     fn settle(&mut self, id: SocketId, out: &mut Completions) {
         let socket = &mut self.sockets[id.index];
@@ -163,7 +170,7 @@ impl ReadinessEngine {
             out.push(Completion::ReceivePaused { socket: id });
         }
         // Data may have been told of before it was asked for.
-        if socket.may_receive() && !socket.receive.starving && !socket.receive.listed {
+        if socket.is_due() {
             self.serve(id.index, out);
         }
     }
@@ -226,12 +233,12 @@ impl ReadinessEngine {
             return;
         }
         // Received first: a send that fails would take the error with it.
-        if event.readable && socket.may_receive() && !socket.receive.listed && !socket.receive.starving {
+        let sends = socket.send_waits && socket.ready.writable;
+        if event.readable && socket.is_due() {
             self.serve(index, out);
         }
-        let socket = &self.sockets[index];
-        if socket.send_waits && socket.ready.writable {
-            self.send_now(index, out);
+        if sends {
+            self.sockets[index].send_now(index, out);
         }
     }
 

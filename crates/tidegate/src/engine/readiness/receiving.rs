@@ -5,7 +5,7 @@ use std::io;
 use super::socket::Socket;
 use super::{ReadinessEngine, ReadinessStream, calls};
 use crate::engine::{Completion, SocketId};
-use crate::memory::Chunked;
+use crate::memory::{Chunked, ReceiveArena};
 
 type Completions = Vec<Completion<ReadinessStream>>;
 
@@ -19,48 +19,30 @@ enum Served {
     Starved,
 }
 
-impl ReadinessEngine {
-    /// Receives for a socket that has something, up to its share of a poll. Who comes while others wait for buffers waits
-    /// behind them.
-    pub(super) fn serve(&mut self, index: u32, out: &mut Completions) {
-        if self.sockets[index].receive.discard {
-            self.serve_discard(index, out);
-        } else if !self.line.is_empty() {
-            self.starve(index);
-        } else {
-            match self.receive_up_to(index, self.config.receive_budget_bytes, out) {
-                Served::All => {}
-                Served::Share => self.come_back_to(index),
-                Served::Starved => self.starve(index),
-            }
-        }
-    }
-
-    /// Receives at least one buffer, and no more after `share` bytes.
-    fn receive_up_to(&mut self, index: u32, share: usize, out: &mut Completions) -> Served {
+impl Socket {
+    /// Receives at least one buffer of `arena`, and no more after `share` bytes.
+    fn receive_up_to(&mut self, index: u32, arena: &mut ReceiveArena, share: usize, out: &mut Completions) -> Served {
         let mut got = 0;
         while got < share {
-            let Some(buffer) = self.arena.take_free() else { return Served::Starved };
-            let socket = &mut self.sockets[index];
-            let result = match &socket.descriptor {
-                Some(descriptor) => calls::receive(descriptor, &self.arena, buffer),
+            let Some(buffer) = arena.take_free() else { return Served::Starved };
+            let result = match &self.descriptor {
+                Some(descriptor) => calls::receive(descriptor, arena, buffer),
                 None => Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
             };
             match result {
                 Ok(length) if length > 0 => {
-                    let id = socket.id(index);
-                    if length < self.arena.buffer_bytes() && !socket.ready.to_the_end {
-                        socket.ready.readable = false;
+                    if length < arena.buffer_bytes() && !self.ready.to_the_end {
+                        self.ready.readable = false;
                     }
-                    let more = socket.ready.readable;
-                    out.push(Completion::Received { socket: id, buffer: self.arena.filled(buffer, length, index) });
-                    if !more {
+                    let buffer = arena.filled(buffer, length, index);
+                    out.push(Completion::Received { socket: self.id(index), buffer });
+                    if !self.ready.readable {
                         return Served::All;
                     }
                     got += length;
                 }
                 result => {
-                    self.arena.give_back(buffer);
+                    arena.give_back(buffer);
                     if self.receive_brought_nothing(index, result, out) {
                         return Served::All;
                     }
@@ -78,21 +60,20 @@ impl ReadinessEngine {
         result: io::Result<usize>,
         out: &mut Completions,
     ) -> bool {
-        let socket = &mut self.sockets[index];
         match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return false,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.ready.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.readable = false,
             Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                 // Nothing is wrong with the stream: the caller may ask again.
-                (socket.receive.wanted, socket.receive.discard) = (false, false);
-                out.push(Completion::ReceiveFailed { socket: socket.id(index), error });
+                (self.receive.wanted, self.receive.discard) = (false, false);
+                out.push(Completion::ReceiveFailed { socket: self.id(index), error });
             }
             result => {
-                socket.receive.ended = true;
-                socket.receive.wanted = false;
-                let id = socket.id(index);
+                self.receive.ended = true;
+                self.receive.wanted = false;
+                let id = self.id(index);
                 // A send may have been told of the reset in its place. A broken pipe is what sending is told of the end itself.
-                let told_before = Some(socket.broken).filter(|&code| code != 0 && code != libc::EPIPE);
+                let told_before = Some(self.broken).filter(|&code| code != 0 && code != libc::EPIPE);
                 out.push(match (result, told_before) {
                     (Err(error), _) => Completion::ReceiveFailed { socket: id, error },
                     (Ok(_), None) => Completion::PeerFinished { socket: id },
@@ -103,6 +84,25 @@ impl ReadinessEngine {
             }
         }
         true
+    }
+}
+
+impl ReadinessEngine {
+    /// Receives for a socket that has something, up to its share of a poll. Who comes while others wait for buffers waits
+    /// behind them.
+    pub(super) fn serve(&mut self, index: u32, out: &mut Completions) {
+        let socket = &mut self.sockets[index];
+        if socket.receive.discard {
+            self.serve_discard(index, out);
+        } else if !self.line.is_empty() {
+            self.starve(index);
+        } else {
+            match socket.receive_up_to(index, &mut self.arena, self.config.receive_budget_bytes, out) {
+                Served::All => {}
+                Served::Share => self.come_back_to(index),
+                Served::Starved => self.starve(index),
+            }
+        }
     }
 
     /// Throws away what there is, up to the share of a poll.
@@ -125,7 +125,7 @@ impl ReadinessEngine {
         if discarded > 0 {
             out.push(Completion::Discarded { socket: id, bytes: discarded });
         }
-        if discarded >= self.config.receive_budget_bytes || !self.receive_brought_nothing(index, last, out) {
+        if discarded >= self.config.receive_budget_bytes || !socket.receive_brought_nothing(index, last, out) {
             self.come_back_to(index);
         }
     }
@@ -182,9 +182,10 @@ impl ReadinessEngine {
         while !self.line.is_empty() && self.arena.free() > 0 {
             let sockets = &self.sockets;
             let Some(id) = self.line.next(|waiting| waits_for_buffer(sockets, waiting)) else { break };
-            self.sockets[id.index].receive.starving = false;
+            let socket = &mut self.sockets[id.index];
+            socket.receive.starving = false;
             self.counters.starving -= 1;
-            match self.receive_up_to(id.index, 1, out) {
+            match socket.receive_up_to(id.index, &mut self.arena, 1, out) {
                 Served::All => {}
                 Served::Share if self.line.is_empty() => self.come_back_to(id.index),
                 Served::Share | Served::Starved => self.starve(id.index),

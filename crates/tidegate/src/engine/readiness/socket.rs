@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use crate::engine::{CloseMode, SocketId};
-use crate::memory::Gather;
+use crate::memory::{Chunked, Gather};
 
 /// One place in the socket table. It has a cache line to itself.
 #[derive(Default)]
@@ -78,6 +78,11 @@ pub(super) struct Receive {
 }
 
 impl Socket {
+    /// The socket of `id`, if that is not over.
+    pub(super) fn of(sockets: &mut Chunked<Self>, id: SocketId) -> Option<&mut Self> {
+        sockets.get_mut(id.index).filter(|socket| socket.in_use && socket.generation == id.generation)
+    }
+
     /// The identifier of the present user of place `index`.
     pub(super) fn id(&self, index: u32) -> SocketId {
         SocketId { index, generation: self.generation }
@@ -86,5 +91,15 @@ impl Socket {
     /// Whether a receive would be for somebody and may bring something.
     pub(super) fn may_receive(&self) -> bool {
         self.receive.wanted && self.ready.readable && self.target.is_none() && self.closing.is_none()
+    }
+
+    /// Whether a receive may bring something that nobody is coming back for.
+    pub(super) fn is_due(&self) -> bool {
+        self.may_receive() && !self.receive.listed && !self.receive.starving
+    }
+
+    /// Whether nothing but a send needs to be done.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.half_close && !self.receive.pause_due && !self.is_due()
     }
 }

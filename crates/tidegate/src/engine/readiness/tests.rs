@@ -580,7 +580,8 @@ fn a_receive_that_finds_the_system_without_memory_may_be_asked_for_again() {
         let receive = &mut bench.socket(socket).receive;
         (receive.wanted, receive.discard) = (true, discard);
         let none = Err(io::ErrorKind::OutOfMemory.into());
-        assert!(bench.engine.receive_brought_nothing(socket.index, none, &mut bench.events));
+        let place = bench.engine.socket(socket).expect("a live socket");
+        assert!(place.receive_brought_nothing(socket.index, none, &mut bench.events));
         let event = bench.events.pop();
         assert!(
             matches!(&event, Some(Event::ReceiveFailed { error, .. }) if error.kind() == io::ErrorKind::OutOfMemory),
