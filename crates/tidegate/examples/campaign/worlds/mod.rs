@@ -84,7 +84,8 @@ pub fn run(seed: u64, trace_events: usize) -> Result<(Outcome, Simulation), Viol
     let prompt = witness.of_a_prompt_service();
     let (later, moody, publisher, gossip) =
         (witness.clone(), witness.of_panics(), witness.of_a_publisher(), witness.clone());
-    let framed = witness.clone();
+    // Prefixes and pings are sent besides what is heard.
+    let framed = witness.of_a_publisher();
     let offloads = witness;
     let masked = prompt.clone();
     let waits = is_impatient || simulation.random_below(2) == 0;
