@@ -97,7 +97,7 @@ pub struct FramedClient {
     asked: u32,
     /// How many pings it wants to answer before it finishes.
     awaits: u32,
-    /// How many pings have come since it has said its last word.
+    /// How many pings have come since all that it has said came back.
     pinged: u32,
     /// It was told that there is no room for it.
     is_refused: bool,
@@ -234,9 +234,9 @@ impl FramedClient {
             }
             [PING] => {
                 self.awaits = self.awaits.saturating_sub(1);
-                self.pinged += u32::from(self.has_spoken);
-                // Before what it has said arrives, and after.
-                if self.manner == Manner::Deaf && self.pinged > 2 * self.terms.pings {
+                // When the last message has come back all that was ever said had been heard: from there on nothing is a sign of life.
+                self.pinged += u32::from(self.begun == self.count && self.lengths.is_empty());
+                if self.manner == Manner::Deaf && self.pinged > self.terms.pings {
                     return Err(format!("{} pings came to somebody who doesn't answer", self.pinged));
                 }
                 // There is no way in the middle of a message, or after the end.
