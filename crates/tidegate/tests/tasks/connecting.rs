@@ -133,3 +133,68 @@ fn a_connect_that_fails_says_why_and_one_that_is_dropped_leaves_nothing() {
     assert_eq!(seen.borrow().bytes, b"well", "{report:?}");
     assert_eq!(report.connects_failed(), 1);
 }
+
+/// A server whose tasks ask `ECHO` for a connection and do `with` it what they like; what they send back is what the client sees.
+fn asking<F, Fut>(with: F) -> (Simulation, std::rc::Rc<std::cell::RefCell<crate::common::Seen>>)
+where
+    F: Fn(task::Context, task::Connection) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<&'static str, task::Error>> + 'static,
+{
+    let mut simulation = Simulation::new(1);
+    let builder = Server::builder().threads(NonZeroUsize::MIN);
+    let (builder, connector) = builder.listen_async(Listener::tcp(ECHO), echo).connector(Client::tcp());
+    let builder = builder.listen_async(Listener::tcp(RELAY), move |mut connection: task::Connection| {
+        let (connector, with) = (connector.clone(), with.clone());
+        async move {
+            let context = connection.context();
+            let upstream = connector.connect(&context, Target::new(ECHO)).await?;
+            let said = with(context, upstream).await?;
+            connection.send(said).await
+        }
+    });
+    simulation.serve(builder).expect("sound limits");
+    let seen = client(&mut simulation, RELAY, SOON, vec![Do::AwaitEnd]);
+    (simulation, seen)
+}
+
+#[test]
+fn a_quiet_connection_of_another_is_polled_often_without_spinning() {
+    let (mut simulation, seen) = asking(|context, mut upstream| async move {
+        for _ in 0..1000 {
+            assert!(context.timeout(Duration::from_millis(1), upstream.recv()).await.is_err(), "it says nothing");
+        }
+        upstream.send("there").await?;
+        assert_eq!(upstream.recv().await?.expect("an echo")[..], *b"there");
+        upstream.shutdown();
+        // Ended, it is never called again.
+        for _ in 0..1000 {
+            assert!(upstream.recv().await?.is_none());
+        }
+        Ok("done")
+    });
+    simulation.run().expect("no violation");
+    assert_eq!(seen.borrow().bytes, b"done");
+}
+
+#[test]
+fn a_panic_of_a_connection_tells_tasks_of_others_that_wait_for_it() {
+    let (mut simulation, seen) = asking(|_, mut upstream| async move {
+        upstream.context().spawn_local(async { panic!("as planned") })?;
+        assert_eq!(upstream.closed().await, CloseReason::HandlerPanicked);
+        Ok("told")
+    });
+    simulation.run().expect("no violation");
+    assert_eq!(seen.borrow().bytes, b"told");
+}
+
+#[test]
+fn a_send_of_another_after_shutdown_fails() {
+    let (mut simulation, seen) = asking(|context, mut upstream| async move {
+        upstream.shutdown();
+        context.sleep(Duration::from_micros(1)).await;
+        assert!(upstream.send("too late").await.is_err());
+        Ok("refused")
+    });
+    simulation.run().expect("no violation");
+    assert_eq!(seen.borrow().bytes, b"refused");
+}

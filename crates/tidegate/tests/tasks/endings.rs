@@ -174,3 +174,37 @@ fn what_is_marked_as_busy_outlasts_the_drain_while_somebody_waits_for_data() {
     assert_eq!((seen.borrow().bytes.as_slice(), seen.borrow().ended), (&b"answer"[..], Some(Ok(()))));
     assert_eq!(report.closed(&CloseReason::Drained), 1, "{report:?}");
 }
+
+/// Says when it is dropped.
+struct Told(Arc<std::sync::atomic::AtomicBool>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_panic_at_the_end_or_before_the_first_await_leaks_no_other_task() {
+    for at_once in [false, true] {
+        let dropped = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let told = Arc::clone(&dropped);
+        let (mut simulation, address) = world(Limits::default(), move |mut connection: task::Connection| {
+            let (context, told) = (connection.context(), Told(Arc::clone(&told)));
+            let holds = context.clone();
+            let waits = async move {
+                std::future::pending::<()>().await;
+                drop((holds, told));
+            };
+            context.spawn_local(waits).expect("there is room");
+            assert!(!at_once, "as planned");
+            async move {
+                connection.recv().await.expect("as planned");
+                Ok(())
+            }
+        });
+        client(&mut simulation, address, SOON, vec![Do::Pause(SOON), Do::Reset]);
+        simulation.run().expect("no violation");
+        assert!(dropped.load(std::sync::atomic::Ordering::Relaxed), "at once: {at_once}");
+    }
+}

@@ -157,3 +157,28 @@ fn a_panic_in_a_spawned_task_ends_its_connection_alone() {
     assert!(panics.borrow().bytes.is_empty());
     assert_eq!(other.borrow().bytes, b"well");
 }
+
+/// Spawns when it is dropped.
+struct SpawnsLast(task::Context);
+
+impl Drop for SpawnsLast {
+    fn drop(&mut self) {
+        assert!(self.0.spawn_local(async {}).is_err(), "there is no room for that either");
+    }
+}
+
+#[test]
+fn a_refused_task_may_spawn_when_it_is_dropped() {
+    let limits = Limits { tasks_per_connection: 1, ..Limits::default() };
+    let (mut simulation, address) = world(limits, |mut connection: task::Connection| async move {
+        let context = connection.context();
+        let _first = context.spawn_local(std::future::pending::<()>())?;
+        let last = SpawnsLast(context.clone());
+        let refused = context.spawn_local(async move { drop(last) });
+        assert!(refused.is_err());
+        connection.send("fine").await
+    });
+    let seen = client(&mut simulation, address, SOON, vec![Do::AwaitEnd]);
+    simulation.run().expect("no violation");
+    assert_eq!(seen.borrow().bytes, b"fine");
+}

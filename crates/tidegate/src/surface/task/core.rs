@@ -181,7 +181,16 @@ impl Core {
         let left = self.budget.get().checked_sub(1);
         match left {
             Some(left) => self.budget.set(left),
-            None => context.waker().wake_by_ref(),
+            None => {
+                // The end of a call renews it. Who is polled by a task of another connection may not be called for long, and one that has
+                // ended never is.
+                if self.ended.get().is_some() {
+                    self.renew_budget();
+                } else {
+                    self.wakes.call();
+                }
+                context.waker().wake_by_ref();
+            }
         }
         left.is_some()
     }
@@ -360,7 +369,8 @@ impl Core {
     #[inline(never)]
     fn send_later(&self, payload: Payload) -> Result<Sent, Refused> {
         let wishes = self.wishes.get();
-        if self.ended.get().is_some() || wishes.shutdown || wishes.close || wishes.abort {
+        let is_over = self.ended.get().is_some() || self.is_shut.get();
+        if is_over || wishes.shutdown || wishes.close || wishes.abort {
             return Err(Refused { payload, why: Refusal::Closing });
         }
         let before = self.outbox.take();

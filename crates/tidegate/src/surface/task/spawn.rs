@@ -42,10 +42,12 @@ impl Spawned {
         self.live
     }
 
-    fn add(&mut self, task: Pin<Box<dyn Future<Output = ()>>>, wakes: &Arc<Wakes>) -> Result<u32, SpawnRefused> {
-        if self.live == self.limit {
-            return Err(SpawnRefused { limit: self.limit });
-        }
+    /// Whether there is room for one more.
+    fn check(&self) -> Result<(), SpawnRefused> {
+        if self.live < self.limit { Ok(()) } else { Err(SpawnRefused { limit: self.limit }) }
+    }
+
+    fn add(&mut self, task: Pin<Box<dyn Future<Output = ()>>>, wakes: &Arc<Wakes>) -> u32 {
         let free = self.places.iter().position(|place| !place.is_taken);
         let number = free.unwrap_or(self.places.len());
         if number == self.places.len() {
@@ -56,7 +58,7 @@ impl Spawned {
         let place = &mut self.places[number];
         (place.task, place.is_taken) = (Some(task), true);
         self.live += 1;
-        Ok(number as u32)
+        number as u32
     }
 
     /// Takes all tasks out, to be dropped.
@@ -165,7 +167,10 @@ where
         drop(task);
         return Ok(JoinHandle { shared });
     }
-    let number = spawned.borrow_mut().add(task, wakes)?;
+    // Apart from taking it: one that is refused is dropped here, where what it does when it is dropped may spawn.
+    let room = spawned.borrow().check();
+    room?;
+    let number = spawned.borrow_mut().add(task, wakes);
     let waker = spawned.borrow().places[number as usize].waker.clone();
     waker.wake_by_ref();
     shared.task.set(Some(waker));

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -186,10 +187,16 @@ impl<Fut: Future<Output = Result<(), Error>>> Hosted<Fut> {
 
     /// The connection is over: what waits for it gets to know why, and has one more chance to do something about it.
     fn end(mut self, reason: CloseReason) {
-        self.core.end(reason);
-        // An error of the main task keeps the others from nothing.
-        while self.poll_ready().is_some() {}
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            self.core.end(reason);
+            // An error of the main task keeps the others from nothing.
+            while self.poll_ready().is_some() {}
+        }));
+        // Also when one has panicked: the others would hold each other for ever.
         self.drop_tasks();
+        if let Err(panic) = polled {
+            resume_unwind(panic);
+        }
     }
 
     /// Drops the tasks, which hold the core, which holds them.
@@ -233,11 +240,12 @@ where
         let core = Core::new(wakes, *origin, sync::Arc::clone(&self.mailbox), self.spawned_limit, view.random());
         core.is_draining.set(view.context.is_draining);
         view.machine.ignore_sends();
+        // In its place before anybody else's code runs: if that panics, what it has spawned until then is dropped with it.
+        *place = Place::Hosted(Hosted { core: Rc::clone(&core), main: None, timer: Time::MAX });
         let serve = &self.serve;
         let main = core.view.lend(&mut view, || Box::pin(serve(Connection::new(&core))));
-        let hosted = Hosted { core, main: Some(main), timer: Time::MAX };
-        *place = Place::Hosted(hosted);
         if let Place::Hosted(hosted) = place {
+            hosted.main = Some(main);
             hosted.run(&mut view);
         }
     }
@@ -337,7 +345,8 @@ where
 
     fn remove(&mut self, key: u32) {
         if let Some(hosted) = self.take(key) {
-            hosted.core.ended.set(Some(CloseReason::HandlerPanicked));
+            // Tasks of other connections may wait for something of it.
+            hosted.core.end(CloseReason::HandlerPanicked);
             hosted.drop_tasks();
         }
     }
