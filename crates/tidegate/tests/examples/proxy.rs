@@ -101,8 +101,10 @@ fn a_client_whose_target_refuses_is_closed() {
 #[test]
 fn a_reset_on_one_side_is_a_reset_on_the_other() {
     let relay = Relay::new();
-    let (mut client, target) = relay.connect();
+    let (mut client, mut target) = relay.connect();
     client.write(b"hello\n");
+    // Once it is passed on: a target that resets before the connect was looked at is one that was never connected to.
+    assert_eq!(target.line().as_deref(), Some("hello"));
     socket2::SockRef::from(target.stream()).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     drop(target);
     assert_eq!(client.end().expect_err("a reset").kind(), ErrorKind::ConnectionReset);
