@@ -7,8 +7,8 @@
 //!
 //! One poll, in this order: what was recorded is done (sends are tried at once, and receives where data was told of before), the
 //! selector is asked and waited for, what it tells is served on the spot, then those that the last poll left with data, then the
-//! backlogs. Each socket is registered once, for both directions and for changes only ([`Selector`]); what was told is kept in [`Ready`](socket::Ready) until a call
-//! finds it used up.
+//! backlogs. Each socket is registered once, for both directions and for changes only ([`Selector`]); what was told is kept in
+//! [`Ready`](socket::Ready) until a call finds it used up.
 
 mod calls;
 #[cfg(target_os = "linux")]
@@ -307,9 +307,7 @@ impl Engine for ReadinessEngine {
             return Err(gather);
         }
         socket.send = Some(gather);
-        if !mem::replace(&mut socket.touched, true) {
-            self.touched.push(id);
-        }
+        socket.touch(id, &mut self.touched);
         Ok(())
     }
 

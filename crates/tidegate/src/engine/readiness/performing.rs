@@ -30,15 +30,17 @@ impl Socket {
         let result = match &self.descriptor {
             _ if !self.ready.writable => Err(io::ErrorKind::WouldBlock.into()),
             None => Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
-            Some(descriptor) => match calls::send(descriptor, gather) {
-                // A send that falls short has filled the socket buffer, and the system will tell when there is room.
-                (Ok(sent), offered) if sent > 0 => {
-                    self.ready.writable = sent == offered;
-                    Ok(sent)
+            Some(descriptor) => loop {
+                match calls::send(descriptor, gather) {
+                    // A send that falls short has filled the socket buffer, and the system will tell when there is room.
+                    (Ok(sent), offered) if sent > 0 => {
+                        self.ready.writable = sent == offered;
+                        break Ok(sent);
+                    }
+                    (Ok(_), _) => break Err(io::ErrorKind::WriteZero.into()),
+                    (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
+                    (Err(error), _) => break Err(error),
                 }
-                (Ok(_), _) => Err(io::ErrorKind::WriteZero.into()),
-                (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => return self.send_now(index, out),
-                (Err(error), _) => Err(error),
             },
         };
         let result = match result {
@@ -91,10 +93,7 @@ impl ReadinessEngine {
 
     /// The next poll has something to do for this socket.
     pub(super) fn touch(&mut self, id: SocketId) {
-        let socket = &mut self.sockets[id.index];
-        if !mem::replace(&mut socket.touched, true) {
-            self.touched.push(id);
-        }
+        self.sockets[id.index].touch(id, &mut self.touched);
     }
 
     /// Does what was recorded. What belongs to one socket is done in this order, which is that in which it can be asked for: connect,
@@ -232,8 +231,8 @@ impl ReadinessEngine {
             }
             return;
         }
-        // Received first: a send that fails would take the error with it.
         let sends = socket.send_waits && socket.ready.writable;
+        // Received first: a send that fails would take the error with it.
         if event.readable && socket.is_due() {
             self.serve(index, out);
         }

@@ -1,5 +1,6 @@
 //! What the engine knows of one socket.
 
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
@@ -78,6 +79,13 @@ pub(super) struct Receive {
 }
 
 impl Socket {
+    /// The next poll has something to do for it: enters it as `id` in the list `all` of those, once.
+    pub(super) fn touch(&mut self, id: SocketId, all: &mut Vec<SocketId>) {
+        if !mem::replace(&mut self.touched, true) {
+            all.push(id);
+        }
+    }
+
     /// The socket of `id`, if that is not over.
     pub(super) fn of(sockets: &mut Chunked<Self>, id: SocketId) -> Option<&mut Self> {
         sockets.get_mut(id.index).filter(|socket| socket.in_use && socket.generation == id.generation)
