@@ -15,7 +15,7 @@ use super::per_address::Ticket;
 use super::publishing::Publishing;
 use super::stats::ThreadStats;
 use crate::engine::Waker;
-use crate::memory::IndexStack;
+use crate::memory::{IndexStack, zeroed};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -63,7 +63,7 @@ fn generation_of(word: u64) -> u32 {
 impl CloseRequests {
     /// For `slots` connection slots.
     pub(crate) fn new(slots: u32) -> Self {
-        Self { words: (0..slots).map(|_| AtomicU64::new(0)).collect(), listed: IndexStack::new(slots) }
+        Self { words: zeroed(slots), listed: IndexStack::new(slots) }
     }
 
     /// Records a request, from any thread. Returns whether the owner must be woken. A stale key changes nothing.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Buffer, IndexStack, PAGE_BYTES, assert_poisoned, poison};
+use super::{Buffer, IndexStack, PAGE_BYTES, assert_poisoned, poison, zeroed};
 
 /// What an arena is made of.
 #[derive(Clone, Copy, Debug)]
@@ -144,8 +144,8 @@ impl ReceiveArena {
                 free: RefCell::new((0..config.buffers).rev().collect()),
                 outstanding: Cell::new(0),
                 owners: vec![Cell::new(0); config.buffers as usize].into_boxed_slice(),
-                // Zeroed by the allocator, so that a slot that was never used costs no resident memory.
-                held: vec![Cell::new(0); config.owners as usize].into_boxed_slice(),
+                // A slot that was never used costs no resident memory.
+                held: zeroed(config.owners),
                 outstanding_easy: config.buffers - config.buffers.div_ceil(4),
                 memory,
             }),

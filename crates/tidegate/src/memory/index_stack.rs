@@ -5,6 +5,7 @@
 //! numbers of things that exist once, so a list that is linked through a word for each of them has room by
 //! construction, is bounded by the number of things, and needs no allocation and no lock.
 
+use super::zeroed::zeroed;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// In a link: the index isn't in the stack. Zero, so that entries which were never pushed are never written
@@ -149,21 +150,6 @@ impl Drop for Drain<'_> {
             self.stack.push(index);
         }
     }
-}
-
-/// Links which all say [`NOTHING`], in memory that isn't touched.
-#[cfg(not(loom))]
-fn zeroed(n: u32) -> Box<[AtomicU32]> {
-    let links = Box::<[AtomicU32]>::new_zeroed_slice(n as usize);
-    // SAFETY: the memory is zeroed, and an `AtomicU32` has the same representation as a `u32`, for which all
-    // bits zero is a valid value.
-    unsafe { links.assume_init() }
-}
-
-/// Links which all say [`NOTHING`], one by one: the model checker must know each of its atomics.
-#[cfg(loom)]
-fn zeroed(n: u32) -> Box<[AtomicU32]> {
-    (0..n).map(|_| AtomicU32::new(NOTHING)).collect()
 }
 
 #[cfg(all(test, not(loom)))]

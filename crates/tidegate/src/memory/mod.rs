@@ -22,6 +22,7 @@ mod poison;
 mod publish;
 mod send_memory;
 mod thread_bound;
+mod zeroed;
 
 pub use allocator::share_one_heap;
 pub(crate) use arena::{ArenaConfig, ArenaMemory, ReceiveArena};
@@ -38,6 +39,7 @@ pub(crate) use poison::{assert_poisoned, poison};
 pub(crate) use publish::{Publication, PublishPool, Share};
 pub(crate) use send_memory::{NoMemory, SendLease, SendReserve};
 pub use thread_bound::ThreadBound;
+pub(crate) use zeroed::zeroed;
 
 /// The size of a page, in bytes: buffers are multiples of it and start on one. 4 KiB on x86-64 and on
 /// most aarch64 kernels; on systems with larger pages buffers are still aligned to 4 KiB, which costs
