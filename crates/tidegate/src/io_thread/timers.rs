@@ -21,8 +21,10 @@
 //!
 //! The wheel has no clock: it is told the time.
 
-use crate::time::Time;
 use std::num::NonZeroU32;
+
+use crate::memory::Pieces;
+use crate::time::Time;
 
 /// Length of a tick in nanoseconds: one millisecond.
 ///
@@ -67,8 +69,8 @@ pub(crate) struct TimerKey {
 /// be repeated exactly.
 ///
 /// **Costs.** Setting and cancelling are O(1); a timer is moved at most seven times before it fires. The
-/// slots take 4 KiB, a timer 24 bytes and its value: 32 bytes for a value of eight. Nodes are reused, never
-/// given back, so the memory is that of the most timers there were at a time. The wheel sets no bound of its
+/// slots take 4 KiB, a timer 24 bytes and its value: 32 bytes for a value of eight. Nodes never move and are reused,
+/// never given back, so the memory is that of the most timers there were at a time. The wheel sets no bound of its
 /// own: whoever owns it must (timers per connection times connections).
 pub(crate) struct TimerWheel<T: Copy> {
     /// The time of the last `advance`.
@@ -79,7 +81,7 @@ pub(crate) struct TimerWheel<T: Copy> {
     occupied: [u64; LEVELS],
     /// The slots of all levels, then the list of overdue timers.
     lists: Box<[List]>,
-    nodes: Vec<Node<T>>,
+    nodes: Pieces<Node<T>>,
     /// First of the unused nodes, linked by `next`.
     first_unused: u32,
     len: usize,
@@ -127,7 +129,7 @@ impl<T: Copy> TimerWheel<T> {
             tick: 0,
             occupied: [0; LEVELS],
             lists: vec![List::EMPTY; LEVELS * SLOTS + 1].into_boxed_slice(),
-            nodes: Vec::new(),
+            nodes: Pieces::new(),
             first_unused: NONE,
             len: 0,
         }

@@ -18,6 +18,7 @@ mod index_stack;
 mod lend;
 mod line;
 mod payload;
+mod pieces;
 mod poison;
 mod publish;
 mod send_memory;
@@ -33,6 +34,7 @@ pub(crate) use index_stack::IndexStack;
 pub(crate) use lend::{Lendable, Lent};
 pub(crate) use line::Line;
 pub use payload::Payload;
+pub(crate) use pieces::Pieces;
 #[cfg(target_os = "linux")]
 pub(crate) use poison::POISON;
 pub(crate) use poison::{assert_poisoned, poison};
