@@ -727,6 +727,26 @@ impl<E: Engine> IoThread<E> {
         }
     }
 
+    /// The handler of a connection that is being closed is not called, but others may wait for a time of it.
+    #[cold]
+    #[inline(never)]
+    fn look_while_closing(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        if let Some(handler) = slot.handler() {
+            let view = View {
+                key: slot.key,
+                machine: &mut slot.machine,
+                pools: &mut self.pools,
+                context: &mut self.context,
+                credit_bytes: &mut 0,
+            };
+            let table = &mut self.tables[slot.table as usize];
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| table.while_closing(handler, view))) {
+                self.panicked(index, panic);
+            }
+        }
+    }
+
     /// A handler has panicked: its connection ends, it is dropped without a goodbye, and the server goes on.
     #[cold]
     #[inline(never)]
@@ -770,7 +790,11 @@ impl<E: Engine> IoThread<E> {
                 Timer::Handler(index, timer) => {
                     debug_assert!(self.slots[index].in_use, "a timer of a connection that is over");
                     self.context.handler_timers.remove(&(index, timer));
-                    self.call(index, |table, handler, view| table.on_timer(handler, view, timer));
+                    if self.slots[index].machine.is_open() {
+                        self.call(index, |table, handler, view| table.on_timer(handler, view, timer));
+                    } else {
+                        self.look_while_closing(index);
+                    }
                     self.mark_dirty(index);
                 }
                 Timer::Reconnect(number) => self.reconnect(number),
@@ -810,6 +834,7 @@ impl<E: Engine> IoThread<E> {
         shared.requests.take(|key, request| {
             if self.is_current(key) {
                 match request {
+                    Request::Wake if !self.slots[key.slot].machine.is_open() => self.look_while_closing(key.slot),
                     Request::Wake => self.call(key.slot, |table, handler, view| table.on_wake(handler, view)),
                     request => {
                         let machine = &mut self.slots[key.slot].machine;

@@ -13,6 +13,7 @@ use crate::common::{Do, SOON, Seen, client, numbered, server};
 
 const ECHO: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 7007);
 const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 7008);
+const HOLD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 7010);
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 7009);
 
 async fn echo(mut connection: task::Connection) -> Result<(), task::Error> {
@@ -20,6 +21,12 @@ async fn echo(mut connection: task::Connection) -> Result<(), task::Error> {
         connection.send(data).await?;
     }
     Ok(())
+}
+
+/// Takes nothing, and says nothing.
+async fn hold(connection: task::Connection) -> Result<(), task::Error> {
+    let _held = connection;
+    std::future::pending().await
 }
 
 /// Everything that comes from one side goes to the other.
@@ -136,20 +143,30 @@ fn a_connect_that_fails_says_why_and_one_that_is_dropped_leaves_nothing() {
     assert_eq!(report.connects_failed(), 1);
 }
 
-/// A server whose tasks ask `ECHO` for a connection and do `with` it what they like; what they send back is what the client sees.
+/// As [`asking_at`], of `ECHO`.
 fn asking<F, Fut>(with: F) -> (Simulation, Rc<RefCell<Seen>>)
+where
+    F: Fn(task::Context, task::Connection) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<&'static str, task::Error>> + 'static,
+{
+    asking_at(ECHO, with)
+}
+
+/// A server whose tasks ask `address` for a connection and do `with` it what they like; what they send back is what the client sees.
+fn asking_at<F, Fut>(address: SocketAddr, with: F) -> (Simulation, Rc<RefCell<Seen>>)
 where
     F: Fn(task::Context, task::Connection) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<&'static str, task::Error>> + 'static,
 {
     let mut simulation = Simulation::new(1);
     let builder = server(Limits { offload_workers: 1, sleeps_per_connection: 4, ..Limits::default() });
-    let (builder, connector) = builder.listen_async(Listener::tcp(ECHO), echo).connector(Client::tcp());
+    let builder = builder.listen_async(Listener::tcp(ECHO), echo).listen_async(Listener::tcp(HOLD), hold);
+    let (builder, connector) = builder.connector(Client::tcp());
     let builder = builder.listen_async(Listener::tcp(RELAY), move |mut connection: task::Connection| {
         let (connector, with) = (connector.clone(), with.clone());
         async move {
             let context = connection.context();
-            let upstream = connector.connect(&context, Target::new(ECHO)).await?;
+            let upstream = connector.connect(&context, Target::new(address)).await?;
             let said = with(context, upstream).await?;
             connection.send(said).await
         }
@@ -299,4 +316,28 @@ fn offloading_on_another_connection_says_so() {
     });
     simulation.run().expect("no violation");
     assert_eq!(seen.borrow().bytes, b"told");
+}
+
+#[test]
+fn sleeps_on_another_connection_that_is_being_closed_are_in_time() {
+    let limit = Duration::from_millis(100);
+    let (mut simulation, seen) = asking_at(HOLD, move |context, mut upstream| async move {
+        // Until nothing more goes out.
+        while context.timeout(SOON * 10, upstream.send(numbered(30_000))).await.is_ok() {}
+        let (other, began) = (upstream.context(), context.now());
+        let took = || context.now().saturating_since(began);
+        let before = context.spawn_local(other.sleep(limit))?;
+        context.sleep(SOON).await;
+        drop(upstream);
+        context.sleep(SOON).await;
+        let after = context.spawn_local(other.sleep_until(began + limit * 2))?;
+        before.await.map_err(task::Error::other)?;
+        assert!((limit..limit + SOON * 2).contains(&took()), "{:?}", took());
+        after.await.map_err(task::Error::other)?;
+        assert!((limit * 2..limit * 2 + SOON * 2).contains(&took()), "{:?}", took());
+        assert!(context.timeout(Duration::ZERO, other.closed()).await.is_err(), "it is still being closed");
+        Ok("in time")
+    });
+    simulation.run().expect("no violation");
+    assert_eq!(seen.borrow().bytes, b"in time");
 }

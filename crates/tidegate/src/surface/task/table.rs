@@ -324,6 +324,17 @@ where
         self.happened(key, view, |_, _| {});
     }
 
+    fn while_closing(&mut self, key: u32, mut view: View<'_>) {
+        if let Some(Place::Hosted(hosted)) = self.tasks.get_mut(key) {
+            // Tasks of other connections and other threads that sleep on this one go on in time.
+            hosted.core.wakes.end_sleeps_until(view.context.now);
+            if hosted.timer <= view.context.now {
+                hosted.timer = Time::MAX;
+            }
+            hosted.set_timer(&mut view);
+        }
+    }
+
     fn on_drain(&mut self, key: u32, view: View<'_>) {
         self.happened(key, view, |core, _| {
             core.is_draining.set(true);
