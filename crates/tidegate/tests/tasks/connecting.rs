@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tidegate::sim::Simulation;
-use tidegate::{Client, CloseReason, ConnectError, Limits, Listener, Server, Target, task};
+use tidegate::{Client, CloseReason, ConnectError, Limits, Listener, Server, Target, Time, task};
 
 use crate::common::{Do, SOON, Seen, client, numbered, server};
 
@@ -229,7 +229,7 @@ fn a_timeout_of_another_connection_is_neither_early_nor_endless() {
         // Nothing happens on the other meanwhile.
         context.sleep(Duration::from_secs(1)).await;
         assert_eq!(other.now(), context.now(), "one clock for both");
-        let took = |began: tidegate::Time| context.now().saturating_since(began);
+        let took = |began: Time| context.now().saturating_since(began);
         let began = context.now();
         assert!(other.timeout(limit, upstream.recv()).await.is_err(), "it says nothing");
         assert!((limit..limit + SOON * 2).contains(&took(began)), "{:?}", took(began));

@@ -77,8 +77,7 @@ impl Context {
     ///
     /// # Errors
     /// [`OffloadError`] when the server has no workers, the task that asks is one of another connection, or the connection ends before the
-    /// result is here. A job that panics ends the
-    /// connection, as [`OffloadPanicked`](CloseReason::OffloadPanicked).
+    /// result is here. A job that panics ends the connection, as [`OffloadPanicked`](CloseReason::OffloadPanicked).
     pub async fn offload<T, F>(&self, work: F) -> Result<T, OffloadError>
     where
         T: Send + 'static,
@@ -117,7 +116,8 @@ impl Context {
         self.core.is_draining.get()
     }
 
-    /// Waits until the server begins to drain ([`ServerHandle::drain`](crate::ServerHandle::drain)).
+    /// Waits until the server begins to drain ([`ServerHandle::drain`](crate::ServerHandle::drain)). A connection that has ended isn't told
+    /// of it any more: a task of another connection asks the context of its own.
     ///
     /// Cancel safe.
     pub async fn draining(&self) {
