@@ -459,9 +459,11 @@ impl Machine {
     #[inline(always)]
     pub(super) fn next_writable(&mut self, pools: &mut Pools) -> Option<Step> {
         if self.marks.has(Mark::OwesWritable) && !self.marks.has_any(Self::UNTOLD) && self.has_room_for_wanted(pools) {
+            // Who has finished sending needs no room for messages, but does for a job.
+            let is_told = !self.marks.has(Mark::ShutdownWanted) || self.marks.has(Mark::OffloadRefused);
             self.marks.clear(Marks::of(&[Mark::OwesWritable, Mark::OffloadRefused]));
             self.stop_refusing(pools);
-            if !self.marks.has(Mark::ShutdownWanted) {
+            if is_told {
                 return Some(Step::Writable);
             }
         }

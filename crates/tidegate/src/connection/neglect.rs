@@ -38,7 +38,9 @@ impl Machine {
         if is_low && self.marks.has_any(Marks::of(&[Mark::QueueHigh, Mark::AboveHigh])) {
             return Some("counts as above its high mark with a queue that is down to its low mark");
         }
-        let may_be_told = self.owes_writable() && self.may_be_told() && !self.marks.has(Mark::WaitsForMemory);
+        // Room for a job is told after a half-close too.
+        let may_be_told = self.may_be_told() || self.marks.has(Mark::OffloadRefused);
+        let may_be_told = self.owes_writable() && may_be_told && !self.marks.has(Mark::WaitsForMemory);
         // Something waits to be sent, or is being sent: it is told in time.
         let may_be_told = may_be_told && !self.marks.has(Mark::ToldAfterSend);
         if is_low && may_be_told && self.has_room_for_wanted(pools) {

@@ -92,7 +92,8 @@ impl Target {
 
     /// With this as the first that is sent, at most [`Limits::send_queue_bytes`](crate::Limits). It is charged to send memory like any
     /// message when the connection is established; when there is none for it then, the connection ends as
-    /// [`MemoryPressure`](crate::CloseReason::MemoryPressure). Until then it is the caller's.
+    /// [`MemoryPressure`](crate::CloseReason::MemoryPressure), without a handler, and the connect has failed as
+    /// [`NotEstablished`](ConnectError::NotEstablished). Until then it is the caller's.
     ///
     /// ```
     /// # use tidegate::Target;
@@ -233,8 +234,9 @@ pub enum ConnectError {
     /// The server was told to drain or to abort before the connection was established.
     #[error("the server is draining: it makes no more connections")]
     Draining,
-    /// It was connected, and ended before its filters were established: the reason is what the report counts it for.
-    #[error("connected, but the filters were not established: {reason}")]
+    /// It was connected, and ended before it could be used: its filters were not established, or there was no send memory for its [first
+    /// data](Target::first_data), with [`MemoryPressure`](CloseReason::MemoryPressure) as the reason. The reason is what the report counts it for.
+    #[error("connected, but the filters were not established, or the first data could not be sent: {reason}")]
     NotEstablished {
         /// Why it ended.
         reason: CloseReason,

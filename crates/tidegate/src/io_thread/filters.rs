@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::connecting::{ConnectError, ConnectRequest, Connected, Target};
+use super::connecting::Connected;
 use super::handlers::{Accepted, Arrival, Timer};
 use super::timers::TimerKey;
 use super::{IoThread, swallow};
-use crate::connection::{CloseReason, FilterFailed};
+use crate::connection::FilterFailed;
 use crate::engine::Engine;
 use crate::filter::{Filter, FilterFactory, FilterPeer, Side};
 use crate::time::Time;
@@ -26,16 +26,25 @@ type Made = Vec<(Box<dyn Filter>, usize)>;
 pub(super) struct Filtering {
     /// By the number of the table.
     factories: Vec<Factories>,
-    /// How connections came about whose filters are not established yet, by slot.
-    arrivals: BTreeMap<u32, Arrived>,
+    /// How connections came about that have no handler yet, because their filters are not established or they can't be used, by slot.
+    pub(super) arrivals: BTreeMap<u32, Arrived>,
     /// When the filters of a connection look at the time next, by slot.
     timers: BTreeMap<u32, (Time, TimerKey)>,
 }
 
 /// An [`Arrival`] that waits for its handler.
-enum Arrived {
+pub(super) enum Arrived {
     Accepted(Accepted),
     Connected(Connected),
+}
+
+impl Arrived {
+    pub(super) fn of(arrival: &Arrival<'_>) -> Self {
+        match arrival {
+            Arrival::Accepted(accepted) => Self::Accepted((*accepted).clone()),
+            Arrival::Connected(connected) => Self::Connected((*connected).clone()),
+        }
+    }
 }
 
 impl Filtering {
@@ -72,16 +81,11 @@ impl<E: Engine> IoThread<E> {
     #[cold]
     #[inline(never)]
     pub(super) fn begin_filters(&mut self, index: u32, arrival: &Arrival<'_>) {
-        let (arrived, peer) = match arrival {
-            Arrival::Accepted(accepted) => {
-                (Arrived::Accepted((*accepted).clone()), FilterPeer { address: accepted.peer, side: Side::Accepted })
-            }
-            Arrival::Connected(connected) => {
-                let peer = FilterPeer { address: connected.peer, side: Side::Connected };
-                (Arrived::Connected((*connected).clone()), peer)
-            }
+        let peer = match arrival {
+            Arrival::Accepted(accepted) => FilterPeer { address: accepted.peer, side: Side::Accepted },
+            Arrival::Connected(connected) => FilterPeer { address: connected.peer, side: Side::Connected },
         };
-        self.filtering.arrivals.insert(index, arrived);
+        self.filtering.arrivals.insert(index, Arrived::of(arrival));
         let slot = &mut self.slots[index];
         let factories = &self.filtering.factories[slot.table as usize];
         let make = || -> Result<Made, FilterFailed> {
@@ -101,14 +105,15 @@ impl<E: Engine> IoThread<E> {
     #[cold]
     #[inline(never)]
     pub(super) fn established(&mut self, index: u32) {
-        let Some(arrived) = self.filtering.arrivals.remove(&index) else {
-            debug_assert!(false, "filters established twice");
-            return;
-        };
         let described = self.slots[index].machine.describe(index, &mut self.pools);
         let description = match described {
             Ok(description) => std::sync::Arc::new(description),
+            // Who has asked for it is told when it is over.
             Err(panic) => return self.panicked(index, panic),
+        };
+        let Some(arrived) = self.filtering.arrivals.remove(&index) else {
+            debug_assert!(false, "filters established twice");
+            return;
         };
         match arrived {
             Arrived::Accepted(mut accepted) => {
@@ -166,20 +171,12 @@ impl<E: Engine> IoThread<E> {
     /// A connection with filters, or without any because they could not be made, is over.
     #[cold]
     #[inline(never)]
-    pub(super) fn release_filters(&mut self, index: u32, reason: CloseReason) {
+    pub(super) fn release_filters(&mut self, index: u32) {
         if let Some((_, timer)) = self.filtering.timers.remove(&index) {
             self.context.wheel.cancel(timer);
         }
         if let Some(panic) = self.slots[index].machine.release_filters(index, &mut self.pools) {
             swallow(panic, "a filter panicked when it was dropped");
-        }
-        if let Some(Arrived::Connected(connected)) = self.filtering.arrivals.remove(&index) {
-            let client = self.slots[index].table as usize - self.addresses.len();
-            let target = Target::to(connected.destination).tag(connected.tag);
-            self.connect_failed(
-                ConnectRequest { target, client, maintained: None, route: None },
-                ConnectError::NotEstablished { reason },
-            );
         }
     }
 }

@@ -77,6 +77,10 @@ pub(crate) trait Handlers {
     fn on_wake(&mut self, key: u32, view: View<'_>) {
         let _ = (key, view);
     }
+    /// The connection is being closed, and its handler is not called any more: it was woken, or a timer has expired. Only for tasks.
+    fn while_closing(&mut self, key: u32, view: View<'_>) {
+        let _ = (key, view);
+    }
     /// The server has begun to drain.
     fn on_drain(&mut self, key: u32, view: View<'_>) {
         let _ = (key, view);

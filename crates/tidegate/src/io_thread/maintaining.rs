@@ -9,8 +9,6 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::connecting::{ConnectError, ConnectRequest, Target};
 use super::handlers::Timer;
 use super::shared::Phase;
@@ -279,17 +277,6 @@ impl<E: Engine> IoThread<E> {
             let attempts_made = attempts.failed.saturating_add(1);
             attempts.maintained.tell(&MaintainingEvent::Connected { peer, attempts: attempts_made });
             self.connecting.keeping.established.insert(socket.index, (self.context.now, request));
-        }
-    }
-
-    /// Sends what is to be sent first.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn send_first(&mut self, index: u32, data: Bytes) {
-        let machine = &mut self.slots[index].machine;
-        if let Err(refused) = machine.send(data.into(), &mut 0, self.context.now, &mut self.pools) {
-            tracing::warn!(why = %refused.why, "an outgoing connection is closed: its first data can't be sent");
-            machine.abort(CloseReason::MemoryPressure, &mut self.pools);
         }
     }
 

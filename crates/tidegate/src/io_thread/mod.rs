@@ -9,6 +9,7 @@ mod acceptor;
 mod access;
 mod connecting;
 mod debts;
+mod establishing;
 mod filters;
 mod groups;
 mod handlers;
@@ -373,7 +374,7 @@ impl<E: Engine> IoThread<E> {
         let mut completions = std::mem::take(&mut self.completions);
         self.engine.poll(deadline, &mut completions)?;
         self.context.now = self.engine.now();
-        self.context.shared.set_in_turn(true);
+        self.context.shared.begin_turn(self.context.now);
 
         self.take_connects();
         self.take_cancels();
@@ -419,7 +420,7 @@ impl<E: Engine> IoThread<E> {
             }
         }
         self.more_to_do |= !self.context.shared.requests.is_empty();
-        self.context.shared.set_in_turn(false);
+        self.context.shared.end_turn();
         let over = !self.shared.is_accepting() && self.connections_are_over();
         if over {
             self.forget_publications();
@@ -632,40 +633,6 @@ impl<E: Engine> IoThread<E> {
         self.establish(socket, listener, &Arrival::Accepted(&accepted), Bytes::new());
     }
 
-    /// Begins to serve an established connection with a handler of table `table`.
-    fn establish(&mut self, socket: SocketId, table: usize, arrival: &Arrival<'_>, first_data: Bytes) {
-        let key = ConnectionKey { slot: socket.index, generation: socket.generation };
-        self.connections += 1;
-        self.tally.opened += 1;
-        self.context.shared.stats.publish_opened(self.tally.opened);
-        self.context.shared.requests.open(key);
-        let machine = Machine::new(self.context.now, table as u16);
-        *self.slots.ensure(socket.index) = Slot { machine, key, table: table as u16, in_use: true, ..Slot::default() };
-        self.mark_dirty(socket.index);
-        let has_filters = self.filtering.has_factories(table);
-        if has_filters {
-            self.begin_filters(socket.index, arrival);
-        }
-        if !first_data.is_empty() && self.slots[socket.index].machine.is_open() {
-            self.send_first(socket.index, first_data);
-        }
-        if !has_filters {
-            self.make_handler(socket.index, arrival);
-        }
-    }
-
-    /// Makes the handler of a connection that can be used.
-    fn make_handler(&mut self, index: u32, arrival: &Arrival<'_>) {
-        let table = &mut self.tables[self.slots[index].table as usize];
-        match catch_unwind(AssertUnwindSafe(|| table.open(arrival))) {
-            Ok(handler) => {
-                self.slots[index].handler = handler;
-                self.call(index, |table, key, view| table.on_connect(key, view));
-            }
-            Err(panic) => self.panicked(index, panic),
-        }
-    }
-
     /// The engine has closed a socket: the connection is over.
     #[cold]
     #[inline(never)]
@@ -691,7 +658,7 @@ impl<E: Engine> IoThread<E> {
         }
         self.shortages.forget(socket.index);
         if self.filtering.has_factories(table) || self.slots[socket.index].machine.is_filtered() {
-            self.release_filters(socket.index, reason);
+            self.release_filters(socket.index);
         }
         let slot = &mut self.slots[socket.index];
         if let Some(timer) = slot.timer.take() {
@@ -718,6 +685,7 @@ impl<E: Engine> IoThread<E> {
             self.shared.outgoing_released(self.context.thread);
         }
         give_back(&self.limiters[table]);
+        self.arrival_lost(socket.index, table, reason);
         self.connection_lost(socket.index, reason);
     }
 }
@@ -756,6 +724,26 @@ impl<E: Engine> IoThread<E> {
         self.note_debt(index);
         if let Err(panic) = outcome {
             self.panicked(index, panic);
+        }
+    }
+
+    /// The handler of a connection that is being closed is not called, but others may wait for a time of it.
+    #[cold]
+    #[inline(never)]
+    fn look_while_closing(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        if let Some(handler) = slot.handler() {
+            let view = View {
+                key: slot.key,
+                machine: &mut slot.machine,
+                pools: &mut self.pools,
+                context: &mut self.context,
+                credit_bytes: &mut 0,
+            };
+            let table = &mut self.tables[slot.table as usize];
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| table.while_closing(handler, view))) {
+                self.panicked(index, panic);
+            }
         }
     }
 
@@ -802,7 +790,11 @@ impl<E: Engine> IoThread<E> {
                 Timer::Handler(index, timer) => {
                     debug_assert!(self.slots[index].in_use, "a timer of a connection that is over");
                     self.context.handler_timers.remove(&(index, timer));
-                    self.call(index, |table, handler, view| table.on_timer(handler, view, timer));
+                    if self.slots[index].machine.is_open() {
+                        self.call(index, |table, handler, view| table.on_timer(handler, view, timer));
+                    } else {
+                        self.look_while_closing(index);
+                    }
                     self.mark_dirty(index);
                 }
                 Timer::Reconnect(number) => self.reconnect(number),
@@ -842,6 +834,7 @@ impl<E: Engine> IoThread<E> {
         shared.requests.take(|key, request| {
             if self.is_current(key) {
                 match request {
+                    Request::Wake if !self.slots[key.slot].machine.is_open() => self.look_while_closing(key.slot),
                     Request::Wake => self.call(key.slot, |table, handler, view| table.on_wake(handler, view)),
                     request => {
                         let machine = &mut self.slots[key.slot].machine;

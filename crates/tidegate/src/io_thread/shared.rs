@@ -18,6 +18,7 @@ use crate::engine::Waker;
 use crate::memory::{IndexStack, zeroed};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::time::Time;
 
 /// A connection of one I/O thread, as other threads know it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -156,6 +157,8 @@ pub(crate) struct ThreadShared {
     pub stats: ThreadStats,
     /// It is in a turn, for the thread itself only: what it leaves for itself needs no wake.
     is_in_turn: AtomicBool,
+    /// When that turn began, or the last one, in nanoseconds.
+    now: AtomicU64,
 }
 
 impl ThreadShared {
@@ -179,12 +182,24 @@ impl ThreadShared {
             answers: ArrayQueue::new(look_ups.max(1)),
             stats: ThreadStats::new(tables),
             is_in_turn: AtomicBool::new(false),
+            now: AtomicU64::new(0),
         })
     }
 
-    /// A turn begins or ends, apart from the poll.
-    pub(crate) fn set_in_turn(&self, is_in_turn: bool) {
-        self.is_in_turn.store(is_in_turn, Ordering::Relaxed);
+    /// A turn begins, apart from the poll: it is `now` for everything in it.
+    pub(crate) fn begin_turn(&self, now: Time) {
+        self.now.store(now.as_nanos(), Ordering::Relaxed);
+        self.is_in_turn.store(true, Ordering::Relaxed);
+    }
+
+    /// The turn ends.
+    pub(crate) fn end_turn(&self) {
+        self.is_in_turn.store(false, Ordering::Relaxed);
+    }
+
+    /// The time of the present turn; for other threads, and between turns, that of the last one.
+    pub(crate) fn now(&self) -> Time {
+        Time::from_nanos(self.now.load(Ordering::Relaxed))
     }
 
     /// As [`request`](Self::request), on the thread itself: which is not woken when it is in a turn, because it looks before it sleeps.

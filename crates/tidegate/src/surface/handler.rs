@@ -26,7 +26,7 @@ pub trait Handler: Sized + 'static {
     fn on_read(&mut self, connection: &mut Connection<'_, Self::Message>, data: Buffer);
 
     /// There is room again after a send was refused or had passed the high mark, or after a job was refused by
-    /// [`Connection::offload`]. Room that the handler has made itself, because older
+    /// [`Connection::offload`]; after [`Connection::shutdown`], for a job alone. Room that the handler has made itself, because older
     /// messages were dropped for a new one or by [`Connection::set_flow`](crate::Connection::set_flow), is told when the next send has
     /// begun.
     fn on_writable(&mut self, connection: &mut Connection<'_, Self::Message>) {

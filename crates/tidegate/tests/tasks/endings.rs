@@ -1,6 +1,7 @@
 //! How connections with tasks end, and what their tasks see of it.
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -176,18 +177,18 @@ fn what_is_marked_as_busy_outlasts_the_drain_while_somebody_waits_for_data() {
 }
 
 /// Says when it is dropped.
-struct Told(Arc<std::sync::atomic::AtomicBool>);
+struct Told(Arc<AtomicBool>);
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
 #[test]
 fn a_panic_at_the_end_or_before_the_first_await_leaks_no_other_task() {
     for at_once in [false, true] {
-        let dropped = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let dropped = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&dropped);
         let (mut simulation, address) = world(Limits::default(), move |mut connection: task::Connection| {
             let (context, told) = (connection.context(), Told(Arc::clone(&told)));
@@ -205,6 +206,6 @@ fn a_panic_at_the_end_or_before_the_first_await_leaks_no_other_task() {
         });
         client(&mut simulation, address, SOON, vec![Do::Pause(SOON), Do::Reset]);
         simulation.run().expect("no violation");
-        assert!(dropped.load(std::sync::atomic::Ordering::Relaxed), "at once: {at_once}");
+        assert!(dropped.load(Ordering::Relaxed), "at once: {at_once}");
     }
 }

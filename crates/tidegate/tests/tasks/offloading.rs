@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tidegate::filter::RateLimit;
+use tidegate::sim::Simulation;
 use tidegate::{CloseReason, Limits, task};
 
-use crate::common::{Do, SOON, client, numbered, world};
+use crate::common::{Do, SOON, client, listener, numbered, server, world};
 
 fn limits() -> Limits {
     Limits { offload_workers: 2, offload_jobs_per_connection: 3, ..Limits::default() }
@@ -102,4 +104,36 @@ fn without_workers_it_says_so() {
     let seen = client(&mut simulation, address, SOON, vec![Do::AwaitEnd]);
     simulation.run().expect("no violation");
     assert_eq!(seen.borrow().bytes, b"well");
+}
+
+#[test]
+fn offloads_wait_their_turn_after_shutdown() {
+    let limits = Limits { tasks_per_connection: 20, ..limits() };
+    for listener in [listener(), listener().filter(RateLimit::per_connection(50_000))] {
+        let done = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&done);
+        let builder = server(limits.clone()).listen_async(listener, move |mut connection: task::Connection| {
+            let counter = Arc::clone(&counter);
+            async move {
+                connection.shutdown();
+                let mut handles = Vec::new();
+                for number in 0..20_usize {
+                    let context = connection.context();
+                    handles.push(connection.spawn_local(async move { context.offload(move || number).await })?);
+                }
+                for (number, handle) in handles.into_iter().enumerate() {
+                    assert_eq!(handle.await.map_err(task::Error::other)??, number);
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+        });
+        let mut simulation = Simulation::new(1);
+        let address = simulation.serve(builder).expect("sound limits")[0];
+        // It sees the end of what the server sends, and stays.
+        client(&mut simulation, address, SOON, vec![Do::AwaitEnd, Do::Pause(Duration::from_secs(5)), Do::Finish]);
+        let report = simulation.run().expect("no violation");
+        assert_eq!(done.load(Ordering::Relaxed), 20, "{report:?}");
+        assert_eq!(report.closed(&CloseReason::ClosedByHandler), 1, "{report:?}");
+    }
 }

@@ -1,9 +1,11 @@
 //! Tasks beside the main one.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tidegate::{CloseReason, Limits, task};
@@ -17,17 +19,17 @@ fn both_directions_may_have_tasks_of_their_own() {
         let (mut receiver, mut sender) = connection.split();
         let passed = Rc::new(RefCell::new(Some(Vec::new())));
         let from = Rc::clone(&passed);
-        let told = Rc::new(Cell::new(None::<std::task::Waker>));
+        let told = Rc::new(Cell::new(None::<Waker>));
         let tells = Rc::clone(&told);
         context.spawn_local(async move {
             loop {
-                let piece = std::future::poll_fn(|polling| match from.borrow_mut().as_mut() {
+                let piece = poll_fn(|polling| match from.borrow_mut().as_mut() {
                     Some(pieces) if pieces.is_empty() => {
                         told.set(Some(polling.waker().clone()));
-                        std::task::Poll::Pending
+                        Poll::Pending
                     }
-                    Some(pieces) => std::task::Poll::Ready(Some(pieces.remove(0))),
-                    None => std::task::Poll::Ready(None),
+                    Some(pieces) => Poll::Ready(Some(pieces.remove(0))),
+                    None => Poll::Ready(None),
                 });
                 let Some(piece) = piece.await else { return };
                 sender.send(piece).await.expect("the peer is there");
@@ -35,14 +37,14 @@ fn both_directions_may_have_tasks_of_their_own() {
         })?;
         while let Some(data) = receiver.recv().await? {
             passed.borrow_mut().as_mut().expect("not over").push(data);
-            tells.take().into_iter().for_each(std::task::Waker::wake);
+            tells.take().into_iter().for_each(Waker::wake);
             // Until it is sent: what waits in between is bounded by nobody else.
             while passed.borrow().as_ref().is_some_and(|pieces| !pieces.is_empty()) {
                 context.sleep(Duration::from_millis(1)).await;
             }
         }
         *passed.borrow_mut() = None;
-        tells.take().into_iter().for_each(std::task::Waker::wake);
+        tells.take().into_iter().for_each(Waker::wake);
         Ok(())
     });
     let all = numbered(100_000);

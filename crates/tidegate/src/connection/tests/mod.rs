@@ -232,5 +232,7 @@ fn what_is_neglected_is_seen_and_what_waits_for_a_reason_is_not() {
     assert!(neglect(&[Mark::Receiving, Mark::QueueHigh]), "the queue is empty");
     assert!(neglect(&[Mark::Receiving, Mark::OwesWritable]), "there is room");
     assert!(!neglect(&[Mark::Receiving, Mark::OwesWritable, Mark::WaitsForMemory]));
-    assert!(!neglect(&[Mark::Receiving, Mark::OwesWritable, Mark::ShutdownWanted]), "nothing more can be sent");
+    let half_closed = [Mark::Receiving, Mark::OwesWritable, Mark::ShutdownWanted];
+    assert!(!neglect(&half_closed), "nothing more can be sent");
+    assert!(neglect(&[&half_closed[..], &[Mark::OffloadRefused]].concat()), "there is room for the job");
 }

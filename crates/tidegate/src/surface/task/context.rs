@@ -33,6 +33,9 @@ impl Context {
     /// Waits for `duration`. A connection has at most [`Limits::sleeps_per_connection`](crate::Limits) sleeps at once; one more
     /// ends it as [`TaskFailed`](CloseReason::TaskFailed).
     ///
+    /// With the connection its sleeps end: its own tasks are dropped then, and a task of another connection goes on at once, as it does if
+    /// it begins to sleep on one that has ended.
+    ///
     /// Cancel safe.
     pub fn sleep(&self, duration: Duration) -> Sleep {
         self.sleep_until(self.now() + duration)
@@ -44,7 +47,7 @@ impl Context {
     }
 
     /// Gives `future` so much time: [`Elapsed`](super::Elapsed) when it is over. The future is polled first, so that what is ready in time is never
-    /// lost. It takes a sleep.
+    /// lost. It takes a [`sleep`](Self::sleep): for a task of another connection, the time is over when the connection has ended.
     ///
     /// Cancel safe if the future is.
     pub fn timeout<F: Future>(&self, duration: Duration, future: F) -> Timeout<F> {
@@ -73,8 +76,8 @@ impl Context {
     /// Cancel safe in that nothing leaks: dropped, it forgets the result. A job that was taken may be done all the same.
     ///
     /// # Errors
-    /// [`OffloadError`] when the server has no workers, or the connection ends before the result is here. A job that panics ends the
-    /// connection, as [`OffloadPanicked`](CloseReason::OffloadPanicked).
+    /// [`OffloadError`] when the server has no workers, the task that asks is one of another connection, or the connection ends before the
+    /// result is here. A job that panics ends the connection, as [`OffloadPanicked`](CloseReason::OffloadPanicked).
     pub async fn offload<T, F>(&self, work: F) -> Result<T, OffloadError>
     where
         T: Send + 'static,
@@ -113,7 +116,8 @@ impl Context {
         self.core.is_draining.get()
     }
 
-    /// Waits until the server begins to drain ([`ServerHandle::drain`](crate::ServerHandle::drain)).
+    /// Waits until the server begins to drain ([`ServerHandle::drain`](crate::ServerHandle::drain)). A connection that has ended isn't told
+    /// of it any more: a task of another connection asks the context of its own.
     ///
     /// Cancel safe.
     pub async fn draining(&self) {

@@ -20,6 +20,9 @@ pub enum OffloadError {
     /// The connection has ended, or is ending.
     #[error("the connection has ended: {0}")]
     Closed(CloseReason),
+    /// The connection is not one of the task that asks: only a connection's own tasks may have work done for it.
+    #[error("a task can't offload for the connection of another: offload by its own connection, or spawn a task there")]
+    OutOfReach,
 }
 
 /// Those who wait for the results of jobs, in the order in which the jobs were submitted: results come in it.
@@ -119,12 +122,7 @@ where
             Some(Err(OffloadRefusal::Closing)) => Poll::Ready(Err(OffloadError::Closed(core.reason()))),
             None => match core.ending() {
                 Some(reason) => Poll::Ready(Err(OffloadError::Closed(reason))),
-                None => {
-                    // Of another connection: it is called, and then it is this future's turn.
-                    room.register(context.waker());
-                    core.wakes.call();
-                    Poll::Pending
-                }
+                None => Poll::Ready(Err(OffloadError::OutOfReach)),
             },
         }
     })

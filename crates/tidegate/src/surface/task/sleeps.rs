@@ -19,6 +19,8 @@ pub(super) struct Sleeps {
     earliest: Time,
     /// One more was wanted than there may be.
     pub(super) is_overrun: bool,
+    /// The connection is over, and every sleep with it.
+    pub(super) is_over: bool,
 }
 
 struct Entry {
@@ -32,7 +34,7 @@ pub(super) const SLEEP_BYTES: usize = 2 * size_of::<Option<Entry>>();
 
 impl Sleeps {
     pub(super) fn new(limit: usize) -> Self {
-        Self { entries: Vec::new(), limit, earliest: Time::MAX, is_overrun: false }
+        Self { entries: Vec::new(), limit, earliest: Time::MAX, is_overrun: false, is_over: false }
     }
 
     /// When the timer is to expire.
@@ -40,24 +42,25 @@ impl Sleeps {
         self.earliest
     }
 
-    fn add(&mut self, deadline: Time, waker: Waker) -> Option<usize> {
-        let entry = Some(Entry { deadline, waker: Some(waker) });
-        let place = match self.entries.iter().position(Option::is_none) {
-            Some(place) => {
-                self.entries[place] = entry;
-                place
-            }
-            None if self.entries.len() < self.limit => {
-                self.entries.push(entry);
-                self.entries.len() - 1
-            }
-            None => {
-                self.is_overrun = true;
-                return None;
-            }
-        };
+    fn add(&mut self, deadline: Time, waker: Waker) -> usize {
+        let free = self.entries.iter().take(self.limit).position(Option::is_none);
+        let place = free.unwrap_or(self.entries.len());
+        if place == self.entries.len() {
+            // One that is too many ends the connection, and waits for that.
+            self.is_overrun |= place >= self.limit;
+            self.entries.push(None);
+        }
+        self.entries[place] = Some(Entry { deadline, waker: Some(waker) });
         self.earliest = self.earliest.min(deadline);
-        Some(place)
+        place
+    }
+
+    fn take(&mut self, place: usize) -> Option<Entry> {
+        let entry = self.entries[place].take();
+        while self.entries.len() > self.limit && self.entries.last().is_some_and(Option::is_none) {
+            self.entries.pop();
+        }
+        entry
     }
 
     /// The waker of one whose time has come. For whoever calls to wake when this is no longer locked: wakers may do anything.
@@ -89,7 +92,8 @@ pub async fn yield_now() {
 
 /// Ends at a point in time; one that is over already lets others go first. Dropped, it is as if it had never been.
 ///
-/// It may be sent to other threads and polled there. Sleeps end up to a millisecond late, never early.
+/// It may be sent to other threads and polled there. Sleeps end up to a millisecond late, never early, except with their connection: when
+/// that has ended, the sleeps on it that tasks of other connections and other threads wait for end at once, and so do those that begin later.
 #[must_use = "a sleep does nothing unless it is awaited"]
 pub struct Sleep {
     wakes: Arc<Wakes>,
@@ -117,7 +121,7 @@ impl Sleep {
 
     fn forget(&mut self) {
         if let Some(place) = self.place.take() {
-            let entry = self.wakes.sleeps().entries[place].take();
+            let entry = self.wakes.sleeps().take(place);
             // Dropped when nothing is locked: with its waker, a task may be dropped that sleeps too.
             drop(entry);
         }
@@ -134,7 +138,7 @@ impl Future for Sleep {
         if let Some(place) = this.place {
             let entry = sleeps.entries[place].as_mut().and_then(|entry| entry.waker.as_mut());
             let Some(own) = entry else {
-                sleeps.entries[place] = None;
+                sleeps.take(place);
                 this.place = None;
                 return Poll::Ready(());
             };
@@ -145,7 +149,7 @@ impl Future for Sleep {
             }
             return Poll::Pending;
         }
-        if this.deadline <= this.wakes.now() {
+        if this.deadline <= this.wakes.now() || sleeps.is_over {
             drop(sleeps);
             if !std::mem::replace(&mut this.has_yielded, true) {
                 waker.wake_by_ref();
@@ -154,8 +158,8 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         let before = sleeps.earliest;
-        this.place = sleeps.add(this.deadline, waker.clone());
-        let is_news = sleeps.earliest < before || this.place.is_none();
+        this.place = Some(sleeps.add(this.deadline, waker.clone()));
+        let is_news = sleeps.earliest < before || sleeps.is_overrun;
         drop(sleeps);
         if is_news {
             this.wakes.sleeps_change();
@@ -188,17 +192,19 @@ impl Timer {
         Self { wakes }
     }
 
-    /// The time when the connection was last polled: in its tasks, now.
+    /// The time of the I/O thread of the connection: in its tasks and in those of other connections of that thread, now; elsewhere, that of
+    /// its last turn.
     pub fn now(&self) -> Time {
         self.wakes.now()
     }
 
-    /// Ends after `duration`. On another thread than that of the connection, after `duration` from when it was last polled.
+    /// Ends after `duration`, or with the connection. On another thread than that of the connection, after `duration` from the last turn
+    /// of that thread.
     pub fn sleep(&self, duration: Duration) -> Sleep {
         self.sleep_until(self.now() + duration)
     }
 
-    /// Ends at `deadline`.
+    /// Ends at `deadline`, or with the connection.
     pub fn sleep_until(&self, deadline: Time) -> Sleep {
         Sleep::new(Arc::clone(&self.wakes), deadline)
     }

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crossbeam_queue::ArrayQueue;
@@ -90,7 +91,6 @@ where
     #[inline]
     fn happened(&mut self, key: u32, mut view: View<'_>, tell: impl FnOnce(&Core, &mut View<'_>)) {
         if let Some(Place::Hosted(hosted)) = self.tasks.get_mut(key) {
-            hosted.core.wakes.set_now(view.context.now);
             hosted.core.wakes.set_polled(true);
             tell(&hosted.core, &mut view);
             hosted.core.grant(&mut view);
@@ -202,12 +202,23 @@ impl<Fut: Future<Output = Result<(), Error>>> Hosted<Fut> {
     /// Drops the tasks, which hold the core, which holds them.
     fn drop_tasks(self) {
         let Self { core, main, .. } = self;
+        // When they are dropped, also if that panics: only tasks of others sleep on it then.
+        let _ends = EndsSleeps(Arc::clone(&core.wakes));
         drop(main);
         let spawned = core.spawned.borrow_mut().take_all();
         drop(spawned);
         let expecting = std::mem::take(&mut *core.expecting.borrow_mut());
         drop(expecting);
         drop(core.inbox.take());
+    }
+}
+
+/// Ends the sleeps of a connection when it is dropped.
+struct EndsSleeps(Arc<Wakes>);
+
+impl Drop for EndsSleeps {
+    fn drop(&mut self) {
+        self.0.end_all_sleeps();
     }
 }
 
@@ -235,7 +246,6 @@ where
         let Some(place) = self.tasks.get_mut(key) else { return };
         let Place::Arrived(origin) = std::mem::take(place) else { return };
         let wakes = Wakes::new(view.key, sync::Arc::clone(&view.context.shared), self.sleeps_limit);
-        wakes.set_now(view.context.now);
         wakes.set_polled(true);
         let core = Core::new(wakes, *origin, sync::Arc::clone(&self.mailbox), self.spawned_limit, view.random());
         core.is_draining.set(view.context.is_draining);
@@ -295,9 +305,7 @@ where
         }
         self.happened(key, view, |core, view| {
             core.wakes.sleeps_change();
-            while let Some(waker) = { core.wakes.sleeps().next_due(view.context.now) } {
-                waker.wake();
-            }
+            core.wakes.end_sleeps_until(view.context.now);
         });
     }
 
@@ -314,6 +322,17 @@ where
 
     fn on_wake(&mut self, key: u32, view: View<'_>) {
         self.happened(key, view, |_, _| {});
+    }
+
+    fn while_closing(&mut self, key: u32, mut view: View<'_>) {
+        if let Some(Place::Hosted(hosted)) = self.tasks.get_mut(key) {
+            // Tasks of other connections and other threads that sleep on this one go on in time.
+            hosted.core.wakes.end_sleeps_until(view.context.now);
+            if hosted.timer <= view.context.now {
+                hosted.timer = Time::MAX;
+            }
+            hosted.set_timer(&mut view);
+        }
     }
 
     fn on_drain(&mut self, key: u32, view: View<'_>) {

@@ -27,8 +27,6 @@ pub(super) struct Wakes {
     main: AtomicBool,
     /// Spawned tasks that are to be polled, a bit each, from the first that is spawned on.
     spawned: OnceLock<Box<[AtomicU64]>>,
-    /// The time when it was last polled, in nanoseconds.
-    now: AtomicU64,
     sleeps: Mutex<Sleeps>,
     /// The sleeps want the timer set, or there are too many of them.
     sleeps_changed: AtomicBool,
@@ -54,7 +52,6 @@ impl Wakes {
             is_polled: AtomicBool::new(false),
             main: AtomicBool::new(true),
             spawned: OnceLock::new(),
-            now: AtomicU64::new(0),
             sleeps: Mutex::new(Sleeps::new(sleeps)),
             sleeps_changed: AtomicBool::new(false),
         })
@@ -65,16 +62,26 @@ impl Wakes {
         self.is_polled.store(is_polled, Ordering::Relaxed);
     }
 
-    pub(super) fn set_now(&self, now: Time) {
-        self.now.store(now.as_nanos(), Ordering::Relaxed);
-    }
-
+    /// That of the thread: whoever polls what is of this connection, all tasks of the thread agree about it.
     pub(super) fn now(&self) -> Time {
-        Time::from_nanos(self.now.load(Ordering::Relaxed))
+        self.thread.now()
     }
 
     pub(super) fn sleeps(&self) -> MutexGuard<'_, Sleeps> {
         self.sleeps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets those go on whose time has come.
+    pub(super) fn end_sleeps_until(&self, now: Time) {
+        while let Some(waker) = { self.sleeps().next_due(now) } {
+            waker.wake();
+        }
+    }
+
+    /// The connection is over: lets everybody go on who sleeps on it, and whoever will.
+    pub(super) fn end_all_sleeps(&self) {
+        self.sleeps().is_over = true;
+        self.end_sleeps_until(Time::MAX);
     }
 
     /// The timer is to be looked at; a call follows.
