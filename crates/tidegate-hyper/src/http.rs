@@ -86,7 +86,7 @@ impl Http {
 
     /// How long HTTP/1 waits for the whole head of a request, from when the connection is established or the response before has gone out:
     /// so also how long a connection that is kept alive may be idle. Then the connection is closed. For HTTP/2, how long its preface may
-    /// take; an idle connection is ended by [`Limits::idle_timeout`](tidegate::Limits). Default: 30 s.
+    /// take; an idle connection is ended by [`Limits::idle_timeout`](tidegate::Limits). Default: 30 s. More than a year is as much as a year.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.head_timeout = timeout;
         self
@@ -154,7 +154,7 @@ impl Http {
         let mut builder = http1::Builder::new();
         builder
             .timer(timer)
-            .header_read_timeout(self.head_timeout)
+            .header_read_timeout(self.head_timeout.min(HEAD_TIMEOUT_MAX))
             .max_buf_size(self.head_bytes)
             .keep_alive(self.keep_alive)
             .auto_date_header(self.date);
@@ -186,6 +186,9 @@ impl Http {
         2 * self.streams as usize + PENDING_RESETS
     }
 }
+
+/// The longest that hyper is told to wait: it adds it to an instant, which panics when there is no such instant.
+const HEAD_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The largest frame that is taken: the least that HTTP/2 allows to ask for (RFC 9113, 6.5.2).
 pub(crate) const FRAME_BYTES: u32 = 16 << 10;

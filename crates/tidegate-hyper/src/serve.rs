@@ -9,7 +9,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper::{Request, Response};
-use tidegate::task;
+use tidegate::{Time, task};
 
 use crate::handle::Kept;
 use crate::streams::Streams;
@@ -37,6 +37,7 @@ where
         None => None,
     };
     let context = connection.context();
+    let head_deadline = context.now() + http.head_timeout;
     let mut io = Io::new(connection);
     // hyper has its buffers from the first byte on: a connection that says nothing takes none.
     let begins = poll_fn(|waker| io.poll_begins_with(PREFACE, waker));
@@ -56,11 +57,17 @@ where
     if is_http2 {
         serve_http2(io, &context, &http, service).await
     } else {
-        serve_http1(io, &context, &http, service).await
+        serve_http1(io, &context, &http, head_deadline, service).await
     }
 }
 
-async fn serve_http1<S, B>(mut io: Io, context: &task::Context, http: &Http, service: S) -> Result<(), task::Error>
+async fn serve_http1<S, B>(
+    mut io: Io,
+    context: &task::Context,
+    http: &Http,
+    head_deadline: Time,
+    service: S,
+) -> Result<(), task::Error>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<BoxedError>,
@@ -69,21 +76,24 @@ where
 {
     io.flush_late(true);
     let (kept, handle) = Kept::new(io);
-    let heads = HeadTimer::new(context);
+    let heads = HeadTimer::new(context, head_deadline);
     let connection = http.http1(heads.clone()).serve_connection(handle, service).with_upgrades();
     let mut connection = Box::pin(connection);
     let mut alarm = None::<task::Sleep>;
     let mut is_ending = false;
     let mut draining = pin!(context.draining());
     let served = poll_fn(|waker| {
-        if !is_ending && draining.as_mut().poll(waker).is_ready() {
-            is_ending = true;
-            connection.as_mut().graceful_shutdown();
-        }
         if alarm.as_ref().is_some_and(|alarm| alarm.deadline() <= context.now()) {
             alarm = None;
         }
-        let served = current::enter(context, || connection.as_mut().poll(waker));
+        let mut served = current::enter(context, || connection.as_mut().poll(waker));
+        // Told after it has read what there is: a request that came before the drain is answered, one that is told before it has read
+        // anything closes.
+        if served.is_pending() && !is_ending && draining.as_mut().poll(waker).is_ready() {
+            is_ending = true;
+            connection.as_mut().graceful_shutdown();
+            served = current::enter(context, || connection.as_mut().poll(waker));
+        }
         if alarm.is_none()
             && let Some(deadline) = heads.deadline()
         {

@@ -70,11 +70,15 @@ pub(crate) struct HeadTimer {
 struct Heads {
     timer: task::Timer,
     deadline_nanos: AtomicU64,
+    /// When the first head must be there, which has begun before hyper came; 0 from then on.
+    first_deadline_nanos: AtomicU64,
 }
 
 impl HeadTimer {
-    pub(crate) fn new(context: &task::Context) -> Self {
-        Self { shared: Arc::new(Heads { timer: context.timer(), deadline_nanos: AtomicU64::new(0) }) }
+    /// The first head has time until `first_deadline`, whatever hyper gives it.
+    pub(crate) fn new(context: &task::Context, first_deadline: Time) -> Self {
+        let (deadline_nanos, first_deadline_nanos) = (AtomicU64::new(0), AtomicU64::new(first_deadline.as_nanos()));
+        Self { shared: Arc::new(Heads { timer: context.timer(), deadline_nanos, first_deadline_nanos }) }
     }
 
     /// The deadline that was left last, if it is still to come.
@@ -84,6 +88,10 @@ impl HeadTimer {
     }
 
     fn sleep_to(&self, deadline: Time) -> Pin<Box<dyn rt::Sleep>> {
+        let deadline = match self.shared.first_deadline_nanos.swap(0, Ordering::Relaxed) {
+            0 => deadline,
+            first => deadline.min(Time::from_nanos(first)),
+        };
         Box::pin(HeadSleep { shared: Arc::clone(&self.shared), deadline })
     }
 }

@@ -45,3 +45,38 @@ fn draining_finishes_the_request_that_is_under_way_and_closes_what_is_idle() {
         assert!((5.0..5.5).contains(&at), "{at}");
     }
 }
+
+/// Draining begins between connecting and hyper's first look at the request: clients that connect at many moments around it, in many worlds.
+#[test]
+fn a_request_from_the_backlog_is_answered_while_draining() {
+    for seed in 0..40 {
+        let mut simulation = Simulation::new(seed);
+        let server = builder().listen_http(listener(), http(), |_| service_fn(slow));
+        let address = simulation.serve(server).expect("sound limits")[0];
+        let clients: Vec<_> = (0..40)
+            .map(|number| {
+                // Half of the requests come in two parts.
+                let cut = if number % 2 == 0 { GET.len() } else { 1 + number % GET.len() };
+                let parts =
+                    [&GET[..cut], &GET[cut..]].into_iter().filter(|part| !part.is_empty()).map(|part| part.to_vec());
+                let (client, seen) = Talker::slow(parts.collect(), Duration::from_micros(300), |_| false);
+                simulation.client(address, Duration::from_micros(5_000_000 - 25 * number as u64), client);
+                seen
+            })
+            .collect();
+        let handle = simulation.handle();
+        simulation.after(Duration::from_secs(5), move |_| handle.drain());
+        let report = simulation.run().expect("no violation");
+        let answers: Vec<_> = clients.iter().map(|seen| seen.borrow().text()).filter(|text| !text.is_empty()).collect();
+        // Who came when nobody listened any more was not accepted.
+        assert_eq!(
+            answers.len() as u64,
+            report.connections(),
+            "seed {seed}: {:?}",
+            report.closed_by_reason().collect::<Vec<_>>()
+        );
+        for answer in answers {
+            assert!(answer.ends_with("done") && answer.contains("connection: close"), "seed {seed}: {answer}");
+        }
+    }
+}

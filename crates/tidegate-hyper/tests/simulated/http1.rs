@@ -80,6 +80,29 @@ fn a_head_must_be_whole_in_time_and_the_time_is_that_of_the_simulation() {
     assert!((7.0..7.5).contains(&seconds), "after {seconds} s");
 }
 
+/// hyper counts from when it has the connection, which is when the first byte has come: the first head once had twice the time.
+#[test]
+fn the_first_head_has_its_time_from_the_beginning_and_not_from_its_first_byte() {
+    let server = builder().listen_http(listener(), http().head_timeout(Duration::from_secs(7)), |_| service_fn(hello));
+    let late = vec![Vec::new(), b"GET / HTTP/1.1\r\n".to_vec()];
+    let seen = talk(1, server, Talker::slow(late, Duration::from_secs(5), |_| false));
+    let seconds = seen.ended_at().saturating_since(Time::ZERO).as_secs_f64();
+    assert!((7.0..7.5).contains(&seconds), "after {seconds} s");
+    assert_eq!(seen.written_bytes, 16);
+}
+
+#[test]
+fn a_head_timeout_of_any_length_serves() {
+    for timeout in
+        [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(3600 * 24 * 366), Duration::from_secs(1)]
+    {
+        let server = builder().listen_http(listener(), http().head_timeout(timeout), |_| service_fn(hello));
+        let requests = vec![b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(); 2];
+        let seen = talk(1, server, Talker::new(requests, |seen| seen.responses() == 2));
+        assert_eq!(seen.responses(), 2, "{timeout:?}: {:?}", seen.end);
+    }
+}
+
 #[test]
 fn a_head_that_is_too_large_is_answered_with_431_and_what_is_no_http_with_400() {
     let mut request = b"GET / HTTP/1.1\r\nHost: a\r\nCookie: ".to_vec();
