@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tidegate::{Buffer, Payload, task};
@@ -29,6 +29,8 @@ pub struct Io {
     refused: Option<Payload>,
     /// Whoever polls flushes when it has been polled, so that everything that one poll writes is one message.
     flushes_late: bool,
+    /// Who found no room when it wrote, and is to be told when another has sent what was in its way.
+    writer: Option<Waker>,
 }
 
 impl Io {
@@ -38,7 +40,7 @@ impl Io {
     /// Of this connection.
     pub fn new(connection: task::Connection) -> Self {
         let (looked_at, written) = (Vec::new(), Vec::new());
-        Self { connection, looked_at, unread: None, written, refused: None, flushes_late: false }
+        Self { connection, looked_at, unread: None, written, refused: None, flushes_late: false, writer: None }
     }
 
     /// The connection.
@@ -94,6 +96,23 @@ impl Io {
         }
         self.connection.poll_send(context, &mut self.refused)
     }
+
+    /// [`poll_send`](Self::poll_send) for somebody besides the one who writes. Only one of the two is told of room by the connection, and
+    /// this one tells the other.
+    pub(crate) fn poll_send_beside(&mut self, context: &mut Context<'_>) -> Poll<Result<(), task::Error>> {
+        let sent = ready!(self.poll_send(context));
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+        Poll::Ready(sent)
+    }
+
+    /// [`poll_send`](Self::poll_send) for the one who writes.
+    fn poll_send_written(&mut self, context: &mut Context<'_>) -> Poll<Result<(), task::Error>> {
+        let sent = self.poll_send(context);
+        self.writer = sent.is_pending().then(|| context.waker().clone());
+        sent
+    }
 }
 
 impl Read for Io {
@@ -130,7 +149,7 @@ impl Write for Io {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.refused.is_some() || self.written.len() >= Self::WRITE_BYTES {
-            ready!(self.poll_send(context))?;
+            ready!(self.poll_send_written(context))?;
         }
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         let taken = offered.min(Self::WRITE_BYTES - self.written.len());
@@ -156,11 +175,11 @@ impl Write for Io {
         if self.flushes_late {
             return Poll::Ready(Ok(()));
         }
-        self.poll_send(context).map_err(io::Error::from)
+        self.poll_send_written(context).map_err(io::Error::from)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(context))?;
+        ready!(self.poll_send_written(context))?;
         self.connection.shutdown();
         Poll::Ready(Ok(()))
     }

@@ -109,7 +109,16 @@ where
     if !kept.is_given_up() {
         // It was upgraded: somebody else has it now.
         kept.with(|io| io.flush_late(false));
-        poll_fn(|waker| kept.poll_given_up(waker)).await;
+        // Beside that, what there was no room for: the new protocol may wait for the client, and the client for this.
+        let mut is_sent = false;
+        poll_fn(|waker| {
+            if !is_sent && let Poll::Ready(sent) = kept.with(|io| io.poll_send_beside(waker)) {
+                sent?;
+                is_sent = true;
+            }
+            kept.poll_given_up(waker).map(Ok::<_, task::Error>)
+        })
+        .await?;
     }
     poll_fn(|waker| kept.with(|io| io.poll_send(waker))).await
 }

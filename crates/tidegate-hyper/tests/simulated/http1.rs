@@ -1,16 +1,21 @@
 //! HTTP/1.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::time::Duration;
 
-use hyper::Request;
+use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, UPGRADE};
+use hyper::rt::{Read, ReadBuf};
 use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
 use tidegate::sim::Simulation;
 use tidegate::{CloseReason, Time};
-use tidegate_hyper::{ListenHttp, Versions};
+use tidegate_hyper::{ListenHttp, Versions, context};
 
-use crate::world::{Answer, Talker, builder, echo, hello, http, listener, talk, text};
+use crate::world::{Answer, Seen, Talker, builder, echo, hello, http, listener, talk, text};
 
 const POST: &[u8] = b"POST /tides?high HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\nhello tides";
 
@@ -142,6 +147,41 @@ fn a_service_that_panics_ends_its_connection_and_no_other() {
     assert_eq!((end.borrow().bytes.len(), end.borrow().end.is_some()), (0, true));
     let reasons: Vec<_> = report.closed_by_reason().filter(|(_, count)| *count > 0).collect();
     assert_eq!(report.closed(&CloseReason::HandlerPanicked), 1, "{reasons:?}");
+}
+
+/// Answers with a body of as many bytes as the path says, or switches to a protocol in which the client speaks first.
+async fn large_or_switch(mut request: Request<Incoming>) -> Result<Answer, hyper::http::Error> {
+    if let Ok(bytes) = request.uri().path()[1..].parse::<usize>() {
+        return Ok(text("l".repeat(bytes)));
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    let listen = async move {
+        let mut upgraded = upgrade.await.expect("an upgrade");
+        let mut bytes = [0; 16];
+        let read = poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            Pin::new(&mut upgraded).poll_read(context, buffer.unfilled())
+        });
+        let _ = read.await;
+    };
+    context().expect("a request is served").spawn_local(listen).expect("there is room for a task");
+    let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+    response.header(CONNECTION, "upgrade").header(UPGRADE, "tides").body(Full::default())
+}
+
+/// What a full send queue had no room for at the moment of the upgrade once stayed behind until the new protocol wrote.
+#[test]
+fn an_upgrade_behind_a_large_pipelined_response_is_answered() {
+    for kilobytes in (1..400).step_by(3) {
+        let requests = format!(
+            "GET /{} HTTP/1.1\r\nHost: a\r\n\r\nGET /switch HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: tides\r\n\r\n",
+            kilobytes << 10
+        );
+        let server = builder().listen_http(listener(), http(), |_| service_fn(large_or_switch));
+        let has_all = |seen: &Seen| seen.responses() == 2 && seen.bytes.ends_with(b"\r\n\r\n");
+        let seen = talk(kilobytes, server, Talker::new(vec![requests.into_bytes()], has_all));
+        assert!(seen.text().contains("HTTP/1.1 101"), "{kilobytes} KiB: {:?}", seen.end);
+    }
 }
 
 #[test]
