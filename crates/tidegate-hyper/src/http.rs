@@ -109,9 +109,13 @@ impl Http {
     /// many ([`Limits::sleeps_per_connection`](tidegate::Limits), `tasks_per_connection`). Default: 16.
     ///
     /// # Panics
-    /// If it is 0.
+    /// If it is 0, or 2^31 or more.
     pub fn streams(mut self, streams: u32) -> Self {
         assert!(streams > 0, "streams is 0: no request could be made");
+        assert!(
+            streams <= i32::MAX as u32,
+            "streams is {streams}: at most 2^31 - 1, the largest number of one (RFC 9113, 5.1.1)"
+        );
         self.streams = streams;
         self
     }
@@ -144,7 +148,11 @@ impl Http {
     /// What the heads of all requests of one HTTP/2 connection that are in progress may take together, in bytes of memory. A request that
     /// is too much is not handed to the service: its stream is reset with `REFUSED_STREAM`, after which the client may try it again. One
     /// request is always served. Default: 96 KiB, which is enough for 16 requests with 32 headers each.
+    ///
+    /// # Panics
+    /// If it is 2 GiB or more.
     pub fn heads_bytes(mut self, bytes: usize) -> Self {
+        assert!(bytes <= i32::MAX as usize, "heads_bytes is {bytes}: at most 2^31 - 1");
         self.heads_bytes = bytes;
         self
     }

@@ -13,7 +13,8 @@ use tidegate::{Buffer, Payload, task};
 ///
 /// - **Reading** copies once, from the received buffer to hyper's. What hyper had no room for stays in the received buffer.
 /// - **Writing** copies once, into memory of the send queue. What is written until the next flush makes one message, of
-///   [`WRITE_BYTES`](Self::WRITE_BYTES) at most, however many slices it came in. While flow control has no room for it, writing is pending.
+///   [`WRITE_BYTES`](Self::WRITE_BYTES) at most, however many slices it came in, or several where the send queue never takes so large a one.
+///   While flow control has no room for it, writing is pending.
 /// - **Flushing** hands what was written to the send queue. It doesn't wait until the peer has it, or the system: from there on, the
 ///   connection sees to it.
 /// - **Shutting down** finishes our side after what was written.
@@ -27,6 +28,8 @@ pub struct Io {
     written: Vec<u8>,
     /// A message for which there was no room.
     refused: Option<Payload>,
+    /// The most that one message has here, in bytes: less than [`WRITE_BYTES`](Self::WRITE_BYTES) where such a message never fits.
+    message_bytes: usize,
     /// Whoever polls flushes when it has been polled, so that everything that one poll writes is one message.
     flushes_late: bool,
     /// Who found no room when it wrote, and is to be told when another has sent what was in its way.
@@ -39,8 +42,16 @@ impl Io {
 
     /// Of this connection.
     pub fn new(connection: task::Connection) -> Self {
-        let (looked_at, written) = (Vec::new(), Vec::new());
-        Self { connection, looked_at, unread: None, written, refused: None, flushes_late: false, writer: None }
+        Self {
+            connection,
+            looked_at: Vec::new(),
+            unread: None,
+            written: Vec::new(),
+            refused: None,
+            message_bytes: Self::WRITE_BYTES,
+            flushes_late: false,
+            writer: None,
+        }
     }
 
     /// The connection.
@@ -51,6 +62,11 @@ impl Io {
     /// Whether flushing is left to whoever polls.
     pub(crate) fn flush_late(&mut self, flushes_late: bool) {
         self.flushes_late = flushes_late;
+    }
+
+    /// Whether what was looked at has anything in it.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.looked_at.is_empty()
     }
 
     /// Whether what has come begins with `preface`; `None` as long as it may. Nothing is lost by it: all of it is read afterwards.
@@ -88,13 +104,42 @@ impl Io {
 
     /// Hands what was written to the send queue.
     pub(crate) fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), task::Error>> {
-        if self.refused.is_none() {
-            if self.written.is_empty() {
-                return Poll::Ready(Ok(()));
+        loop {
+            if self.refused.is_none() {
+                if self.written.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.refused = Some(self.next_message());
             }
-            self.refused = Some(std::mem::take(&mut self.written).into());
+            match ready!(self.connection.poll_send(context, &mut self.refused)) {
+                Ok(()) => {}
+                Err(task::Error::TooLarge { limit_bytes, .. }) if self.divide(limit_bytes) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
-        self.connection.poll_send(context, &mut self.refused)
+    }
+
+    fn next_message(&mut self) -> Payload {
+        if self.written.len() <= self.message_bytes {
+            return std::mem::take(&mut self.written).into();
+        }
+        let message = self.written[..self.message_bytes].to_vec();
+        self.written.drain(..self.message_bytes);
+        message.into()
+    }
+
+    /// Makes smaller messages of the one that was refused, as one of it is never taken; whether that can be.
+    #[cold]
+    fn divide(&mut self, limit_bytes: usize) -> bool {
+        match self.refused.take() {
+            Some(message) if message.len() > 1 => {
+                // With the room of a vector that has doubled.
+                self.message_bytes = (limit_bytes / 2).clamp(1, message.len() / 2);
+                self.written.splice(..0, message.as_slice().iter().copied());
+                true
+            }
+            _ => false,
+        }
     }
 
     /// [`poll_send`](Self::poll_send) for somebody besides the one who writes. Only one of the two is told of room by the connection, and
@@ -148,11 +193,11 @@ impl Write for Io {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.refused.is_some() || self.written.len() >= Self::WRITE_BYTES {
+        if self.refused.is_some() || self.written.len() >= self.message_bytes {
             ready!(self.poll_send_written(context))?;
         }
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-        let taken = offered.min(Self::WRITE_BYTES - self.written.len());
+        let taken = offered.min(self.message_bytes - self.written.len());
         if self.written.capacity() == 0 {
             // Most responses are written at once, and this is as large as they are.
             self.written = Vec::with_capacity(taken);

@@ -23,8 +23,9 @@ pub trait ListenHttp {
     ///
     /// For HTTPS, give the listener a TLS filter; with the protocols `h2` and `http/1.1`, clients choose between them by ALPN.
     ///
-    /// When the server drains, requests that are under way are finished, and connections are closed when they are idle.
-    ///
+    /// When the server drains, requests that are under way are finished, and connections are closed when they are idle. A connection that is
+    /// accepted from the backlog meanwhile is served what it has asked for: one request over HTTP/1, or what was sent before `GOAWAY` over
+    /// HTTP/2. It ends at once if it has said nothing.
     fn listen_http<M, S, B>(self, listener: Listener, http: Http, make: M) -> Self
     where
         M: Fn(&task::Connection) -> S + Send + Sync + 'static,

@@ -39,8 +39,16 @@ where
     let context = connection.context();
     let head_deadline = context.now() + http.head_timeout;
     let mut io = Io::new(connection);
+    let mut busy = None;
     // hyper has its buffers from the first byte on: a connection that says nothing takes none.
-    let begins = poll_fn(|waker| io.poll_begins_with(PREFACE, waker));
+    let begins = poll_fn(|waker| {
+        let begins = io.poll_begins_with(PREFACE, waker);
+        if busy.is_none() && (begins.is_ready() || io.has_begun()) {
+            // A request is under way. From here on hyper knows when none is, and closes then.
+            busy = Some(context.busy());
+        }
+        begins
+    });
     let Ok(says_http2) = context.timeout(http.head_timeout, begins).await else {
         tracing::debug!("no head in time");
         return Ok(());
@@ -52,8 +60,6 @@ where
         (Versions::Both, Some(agreed)) => agreed == Versions::Http2,
         (Versions::Both, None) => says_http2,
     };
-    // hyper knows when nothing is under way, and closes then.
-    let _busy = context.busy();
     if is_http2 {
         serve_http2(io, &context, &http, service).await
     } else {
@@ -77,10 +83,16 @@ where
     io.flush_late(true);
     let (kept, handle) = Kept::new(io);
     let heads = HeadTimer::new(context, head_deadline);
-    let connection = http.http1(heads.clone()).serve_connection(handle, service).with_upgrades();
+    let mut builder = http.http1(heads.clone());
+    // Asked to shut down before it has read anything, hyper takes a connection for idle and closes it, whatever has come. One that begins
+    // while the server drains has one request instead.
+    let mut is_ending = context.is_draining();
+    if is_ending {
+        builder.keep_alive(false);
+    }
+    let connection = builder.serve_connection(handle, service).with_upgrades();
     let mut connection = Box::pin(connection);
     let mut alarm = None::<task::Sleep>;
-    let mut is_ending = false;
     let mut draining = pin!(context.draining());
     let served = poll_fn(|waker| {
         if alarm.as_ref().is_some_and(|alarm| alarm.deadline() <= context.now()) {

@@ -1,7 +1,7 @@
 //! The engines.
 
 use std::convert::Infallible;
-use std::io::Read;
+use std::io::{Read, Write};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -44,6 +44,25 @@ fn requests_are_answered_on_every_engine_with_a_date_and_draining_ends_it() {
 }
 
 #[test]
+fn requests_in_the_backlog_are_answered_when_the_server_drains_on_every_engine() {
+    for engine in [EngineChoice::Auto, EngineChoice::Readiness] {
+        let limits = Limits { max_connections: 200, accept_rate: Some(1), ..Limits::default() };
+        let running = Running::start(server().limits(limits), engine);
+        let mut streams: Vec<_> = (0..20).map(|_| running.connect()).collect();
+        for stream in &mut streams {
+            stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\ntides").expect("it is taken");
+        }
+        running.handle.drain();
+        for mut stream in streams {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("an answer and an orderly end");
+            assert!(answer.contains("connection: close") && answer.ends_with("tides"), "{engine:?}: {answer}");
+        }
+        assert_eq!(running.drained().connections(), 20, "{engine:?}");
+    }
+}
+
+#[test]
 fn what_http_takes_is_in_the_ceiling() {
     let http = Http::new();
     let limits = Limits { max_connections: 1_000, ..Limits::default() };
@@ -56,4 +75,33 @@ fn what_http_takes_is_in_the_ceiling() {
         .expect("a free port and sound limits");
     // On two I/O threads.
     assert_eq!(bound.ceiling().reserved_bytes, 1_000 * http.connection_bytes() + 2 * http.call_bytes());
+}
+
+#[test]
+fn what_a_connection_takes_is_a_sum_with_the_largest_limits_too_and_larger_ones_are_refused() {
+    const MOST: usize = i32::MAX as usize;
+    let largest = Http::new()
+        .head_bytes(16 << 20)
+        .streams(MOST as u32)
+        .window_bytes(MOST as u32)
+        .stream_send_bytes(MOST)
+        .heads_bytes(MOST);
+    assert!(largest.connection_bytes() > MOST * MOST, "what waits in all streams is in it");
+    assert!(largest.call_bytes() > 16 << 20);
+    let refused: [fn(Http) -> Http; 9] = [
+        |http| http.head_bytes(Http::HEAD_BYTES_MIN - 1),
+        |http| http.head_bytes((16 << 20) + 1),
+        |http| http.streams(0),
+        |http| http.streams(u32::MAX),
+        |http| http.window_bytes(0),
+        |http| http.window_bytes(u32::MAX),
+        |http| http.stream_send_bytes(0),
+        |http| http.stream_send_bytes(usize::MAX),
+        |http| http.heads_bytes(usize::MAX),
+    ];
+    for (number, set) in refused.into_iter().enumerate() {
+        assert!(std::panic::catch_unwind(|| set(Http::new()).connection_bytes()).is_err(), "number {number}");
+    }
+    // One head is always served.
+    assert!(Http::new().heads_bytes(0).connection_bytes() > 0);
 }

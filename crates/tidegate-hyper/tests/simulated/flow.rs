@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -9,10 +10,12 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::rt::{Read, ReadBuf, Write};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
-use tidegate::Limits;
+use hyper::{Request, Response, StatusCode};
 use tidegate::sim::Simulation;
+use tidegate::{Limits, Time};
 use tidegate_hyper::{ListenHttp, context};
 
 use crate::world::{Talker, builder, hello, http, listener, text};
@@ -110,4 +113,69 @@ fn responses_that_nobody_reads_keep_no_receive_buffers_from_others() {
     simulation.after(Duration::from_secs(21), move |_| at_thirty.set(watched.borrow().responses()));
     simulation.run().expect("no violation");
     assert_eq!(answered.get(), 1, "a second after it asked: {:?}", seen.borrow().text());
+}
+
+#[test]
+fn what_precedes_an_upgrade_goes_out_whoever_waits_for_whom() {
+    async fn serve(mut request: Request<Incoming>) -> Result<crate::world::Answer, Infallible> {
+        if request.uri().path() == "/large" {
+            return Ok(text("x".repeat(LARGE_BYTES)));
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        let is_greeting = request.uri().path() == "/greeting";
+        let context = context().expect("a request is served");
+        let own = context.clone();
+        let task = async move {
+            // Says nothing before it has heard something, and gives each byte back as a capital.
+            let mut upgraded = upgrade.await.expect("an upgrade");
+            if is_greeting {
+                // Gives up its greeting where there is no room for it within a second.
+                let greeting = poll_fn(|waker| Pin::new(&mut upgraded).poll_write(waker, b"welcome"));
+                let _ = own.timeout(Duration::from_secs(1), greeting).await;
+            }
+            loop {
+                let mut byte = [0];
+                let mut buffer = ReadBuf::new(&mut byte);
+                let read = poll_fn(|waker| Pin::new(&mut upgraded).poll_read(waker, buffer.unfilled())).await;
+                if read.is_err() || buffer.filled().is_empty() {
+                    break;
+                }
+                let capital = buffer.filled().to_ascii_uppercase();
+                let written = poll_fn(|waker| Pin::new(&mut upgraded).poll_write(waker, &capital)).await;
+                assert_eq!(written.expect("it reads"), 1);
+                poll_fn(|waker| Pin::new(&mut upgraded).poll_flush(waker)).await.expect("it reads");
+            }
+        };
+        context.spawn_local(task).expect("there is room for a task");
+        let mut response = text(String::new());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("tides"));
+        Ok(response)
+    }
+    const LARGE_BYTES: usize = 64 << 10;
+    for larges in 1..12 {
+        // What the client says first is there before it has an answer, or not.
+        for (path, first) in [("/echo", "hello"), ("/echo", ""), ("/greeting", "hello")] {
+            let mut requests = "GET /large HTTP/1.1\r\nHost: a\r\n\r\n".repeat(larges);
+            requests += &format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: tides\r\n\r\n");
+            requests += first;
+            let pieces = vec![requests.into_bytes(), b"tides".to_vec()];
+            let (mut talker, seen) =
+                Talker::slow(pieces, Duration::from_secs(30), |seen| seen.text().ends_with("TIDES"));
+            talker.reads_from = Time::ZERO + Duration::from_secs(10);
+            let mut simulation = Simulation::new(larges as u64);
+            let server = builder().listen_http(listener(), http(), |_| service_fn(serve));
+            let address = simulation.serve(server).expect("sound limits")[0];
+            simulation.client(address, Duration::ZERO, talker);
+            let (watched, at_twenty) = (Rc::clone(&seen), Rc::new(Cell::new(0)));
+            let answered = Rc::clone(&at_twenty);
+            simulation.after(Duration::from_secs(20), move |_| answered.set(watched.borrow().responses()));
+            simulation.run().expect("no violation");
+            assert_eq!(at_twenty.get(), larges + 1, "ten seconds after it began to read; {larges} before {path}");
+            let text = seen.borrow().text();
+            let rest = text.rsplit("\r\n\r\n").next().expect("a part").trim_start_matches("welcome");
+            assert_eq!(rest, if first.is_empty() { "TIDES" } else { "HELLOTIDES" }, "{larges} before {path}");
+        }
+    }
 }

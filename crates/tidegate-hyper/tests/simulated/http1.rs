@@ -12,7 +12,7 @@ use hyper::rt::{Read, ReadBuf};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use tidegate::sim::Simulation;
-use tidegate::{CloseReason, Time};
+use tidegate::{CloseReason, Limits, Time};
 use tidegate_hyper::{ListenHttp, Versions, context};
 
 use crate::world::{Answer, Seen, Talker, builder, echo, hello, http, listener, talk, text};
@@ -21,6 +21,10 @@ const POST: &[u8] = b"POST /tides?high HTTP/1.1\r\nHost: a\r\nContent-Length: 11
 
 fn server() -> tidegate::ServerBuilder {
     builder().listen_http(listener(), http(), |_| service_fn(echo))
+}
+
+async fn long(_: Request<Incoming>) -> Result<Answer, Infallible> {
+    Ok(text(format!("{:60000}end", "begin")))
 }
 
 #[test]
@@ -182,6 +186,23 @@ fn an_upgrade_behind_a_large_pipelined_response_is_answered() {
         let seen = talk(kilobytes, server, Talker::new(vec![requests.into_bytes()], has_all));
         assert!(seen.text().contains("HTTP/1.1 101"), "{kilobytes} KiB: {:?}", seen.end);
     }
+}
+
+#[test]
+fn a_response_is_sent_whole_through_a_send_queue_smaller_than_a_message_of_it() {
+    let small = Limits {
+        max_connections: 10,
+        send_queue_bytes: 6 << 10,
+        high_mark_bytes: 1 << 10,
+        low_mark_bytes: 512,
+        receive_buffer_bytes: 4096,
+        reply_bytes: 1024,
+        ..Limits::default()
+    };
+    let server = builder().limits(small).listen_http(listener(), http(), |_| service_fn(long));
+    let get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+    let seen = talk(1, server, Talker::new(vec![get], |seen| seen.text().ends_with("end")));
+    assert!(seen.text().ends_with("end"), "{} bytes, and {:?}", seen.bytes.len(), seen.end);
 }
 
 #[test]

@@ -76,6 +76,8 @@ pub struct Talker {
     said: usize,
     next_at: Time,
     pub reads: bool,
+    /// Before this, it reads nothing.
+    pub reads_from: Time,
     until: Box<dyn Fn(&Seen) -> bool>,
     seen: Rc<RefCell<Seen>>,
 }
@@ -93,7 +95,10 @@ impl Talker {
         let seen = Rc::new(RefCell::new(Seen::default()));
         let until = Box::new(until);
         let own = Rc::clone(&seen);
-        (Self { pieces, pause, said: 0, next_at: Time::ZERO, reads: true, until, seen: own }, seen)
+        (
+            Self { pieces, pause, said: 0, next_at: Time::ZERO, reads: true, reads_from: Time::ZERO, until, seen: own },
+            seen,
+        )
     }
 }
 
@@ -123,7 +128,10 @@ impl Client for Talker {
             peer.wake_after(self.next_at.saturating_since(peer.now()));
         }
         let mut buffer = [0; 4096];
-        let mut is_read = !self.reads;
+        if peer.now() < self.reads_from {
+            peer.wake_after(self.reads_from.saturating_since(peer.now()));
+        }
+        let mut is_read = !self.reads || peer.now() < self.reads_from;
         while !is_read {
             match peer.read(&mut buffer) {
                 Ok(0) => {
