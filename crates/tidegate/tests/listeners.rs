@@ -120,6 +120,26 @@ fn fewer_places_than_listeners_are_refused_unless_who_comes_too_many_is_turned_a
     }
 }
 
+/// The product with the number of connections once overflowed, and what was left of it fitted.
+#[test]
+fn more_than_any_machine_has_can_be_reserved_and_is_refused() {
+    for bytes in [usize::MAX, usize::MAX / 1000 + 1] {
+        let listener = |reserved: usize, of_call: usize| {
+            let address = SocketAddr::from(([127, 0, 0, 1], 0));
+            Listener::tcp(address).reserve(reserved).reserve(reserved / 2).reserve_call(of_call)
+        };
+        let limits = Limits { max_connections: 1000, ..Limits::default() };
+        for listener in [listener(bytes, 0), listener(0, bytes)] {
+            let server = Server::builder().threads(2.try_into().expect("two")).limits(limits.clone()).memory(256 << 20);
+            let Err(refused) = server.listen(listener.clone(), |_| Echo).bind() else { panic!("{bytes} bytes fit") };
+            assert!(refused.to_string().contains("of memory are not enough for 1000 connections"), "{refused}");
+            let server = Server::builder().threads(1000.try_into().expect("a thousand")).limits(limits.clone());
+            let ceiling = tidegate::sim::Simulation::new(1).serve(server.memory(256 << 20).listen(listener, |_| Echo));
+            assert!(ceiling.is_err(), "{bytes} bytes fit into a simulation");
+        }
+    }
+}
+
 #[test]
 fn what_handlers_reserve_is_a_term_of_the_ceiling_and_comes_from_the_memory_of_the_server() {
     let ceiling = |reserves: &[usize]| {

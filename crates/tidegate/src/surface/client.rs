@@ -125,7 +125,7 @@ impl Client {
 
     /// Counts `bytes` in the ceiling for each connection, as [`Listener::reserve`](crate::Listener::reserve) does.
     pub fn reserve(mut self, bytes: usize) -> Self {
-        self.reserved_bytes += bytes;
+        self.reserved_bytes = self.reserved_bytes.saturating_add(bytes);
         self
     }
 

@@ -111,7 +111,7 @@ impl Limits {
     /// The least that a server with these limits can be given in all, in bytes.
     pub fn least_memory(&self, threads: usize, handler_bytes: usize) -> usize {
         let bare = Self { send_memory_bytes: 0, ..self.clone() };
-        bare.ceiling(threads, handler_bytes).total() + send_memory_min(self)
+        bare.ceiling(threads, handler_bytes).total().saturating_add(send_memory_min(self))
     }
 
     /// The most that it has use for: every connection has its queue full and a window on its way.

@@ -336,9 +336,9 @@ impl Ceiling {
         terms
     }
 
-    /// Their sum.
+    /// Their sum; `usize::MAX` if it is more than that.
     pub fn total(&self) -> usize {
-        self.terms().iter().map(|(_, bytes)| bytes).sum()
+        self.terms().iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 }
 
@@ -447,7 +447,7 @@ impl Limits {
         let least = self.ceiling(threads, handler_bytes);
         let spare = bytes.checked_sub(least.total()).filter(|&spare| spare >= send_memory_min(&self));
         let Some(spare) = spare else {
-            let wanted = least.total() + send_memory_min(&self);
+            let wanted = least.total().saturating_add(send_memory_min(&self));
             return Err(LimitsError(format!(
                 "{bytes} bytes of memory are not enough for {} connections on {threads} I/O threads: at least {wanted} bytes are \
                  needed (base {}, connections {}, receive {}, send {}, publish {}); allow more memory, or fewer connections",
@@ -476,7 +476,7 @@ impl Limits {
                 + self.offload_bytes(threads)
                 + self.look_up_bytes(threads)
                 + maintained * MAINTAINED_BYTES,
-            connections_bytes: connections * (CONNECTION_BYTES + counting + handler_bytes),
+            connections_bytes: connections.saturating_mul((CONNECTION_BYTES + counting).saturating_add(handler_bytes)),
             receive_bytes: threads * self.arena().bytes(),
             send_bytes: self.send_memory_bytes + connections * self.send_floor_bytes,
             publish_bytes: self.publish_bytes(threads),

@@ -129,7 +129,7 @@ impl Listener {
     /// A connection is of one listener or client and gives back what it has when it ends, so the term of the [`Ceiling`](crate::Ceiling) is
     /// the most that any of them reserves, for [`Limits::max_connections`](crate::Limits).
     pub fn reserve(mut self, bytes: usize) -> Self {
-        self.reserved_bytes += bytes;
+        self.reserved_bytes = self.reserved_bytes.saturating_add(bytes);
         self
     }
 

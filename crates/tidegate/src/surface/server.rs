@@ -279,8 +279,8 @@ impl ServerBuilder {
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
         ceiling.filters_bytes =
             self.limits.max_connections as usize * self.filters_bytes() + shared_bytes(self.kits(), threads);
-        ceiling.reserved_bytes =
-            self.limits.max_connections as usize * self.reserved_bytes() + threads * self.call_bytes();
+        let (connections_bytes, calls_bytes) = self.reserved_in_all_bytes(threads);
+        ceiling.reserved_bytes = connections_bytes.saturating_add(calls_bytes);
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
         ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
         Ok(Bound { builder: self, engines, sockets, addresses, seats, shared, ceiling })
@@ -293,11 +293,12 @@ impl ServerBuilder {
     pub(super) fn settled_limits(&self, threads: usize) -> Result<Limits, LimitsError> {
         let groups = self.limits.groups.max(self.groups);
         let limits = Limits { groups, ..self.limits.clone() };
-        let each_bytes = self.handler_bytes() + self.filters_bytes() + self.reserved_bytes();
+        let each_bytes = (self.handler_bytes() + self.filters_bytes()).saturating_add(self.reserved_bytes());
         let limits = match &self.memory {
             Memory::AsLimits => limits,
             Memory::Bytes(bytes) => {
-                let bytes = bytes.saturating_sub(shared_bytes(self.kits(), threads) + threads * self.call_bytes());
+                let (_, calls_bytes) = self.reserved_in_all_bytes(threads);
+                let bytes = bytes.saturating_sub(shared_bytes(self.kits(), threads).saturating_add(calls_bytes));
                 limits.fit_memory(bytes, threads, each_bytes)?
             }
             Memory::ShareOf(machine) => limits.share_of(machine, threads, each_bytes)?,
@@ -374,6 +375,12 @@ impl ServerBuilder {
     /// What the filters of a connection take at worst.
     fn filters_bytes(&self) -> usize {
         filters_bytes(self.kits())
+    }
+
+    /// What handlers have reserved for connections, and for calls.
+    fn reserved_in_all_bytes(&self, threads: usize) -> (usize, usize) {
+        let connections = self.limits.max_connections as usize;
+        (connections.saturating_mul(self.reserved_bytes()), threads.saturating_mul(self.call_bytes()))
     }
 
     /// What the handler of a connection takes on the heap at most, of whichever listener or client it is.
