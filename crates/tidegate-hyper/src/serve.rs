@@ -99,8 +99,7 @@ where
             alarm = None;
         }
         let mut served = current::enter(context, || connection.as_mut().poll(waker));
-        // Told after it has read what there is: a request that came before the drain is answered, one that is told before it has read
-        // anything closes.
+        // Told when it has read what there is: on a kept connection, too, a request that has come before is answered.
         if served.is_pending() && !is_ending && draining.as_mut().poll(waker).is_ready() {
             is_ending = true;
             connection.as_mut().graceful_shutdown();

@@ -134,8 +134,8 @@ fn more_than_any_machine_has_can_be_reserved_and_is_refused() {
             let Err(refused) = server.listen(listener.clone(), |_| Echo).bind() else { panic!("{bytes} bytes fit") };
             assert!(refused.to_string().contains("of memory are not enough for 1000 connections"), "{refused}");
             let server = Server::builder().threads(1000.try_into().expect("a thousand")).limits(limits.clone());
-            let ceiling = tidegate::sim::Simulation::new(1).serve(server.memory(256 << 20).listen(listener, |_| Echo));
-            assert!(ceiling.is_err(), "{bytes} bytes fit into a simulation");
+            let served = tidegate::sim::Simulation::new(1).serve(server.memory(256 << 20).listen(listener, |_| Echo));
+            assert!(served.is_err(), "{bytes} bytes fit into a simulation");
         }
     }
 }

@@ -279,8 +279,8 @@ impl ServerBuilder {
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
         ceiling.filters_bytes =
             self.limits.max_connections as usize * self.filters_bytes() + shared_bytes(self.kits(), threads);
-        let (connections_bytes, calls_bytes) = self.reserved_in_all_bytes(threads);
-        ceiling.reserved_bytes = connections_bytes.saturating_add(calls_bytes);
+        let kept_bytes = (self.limits.max_connections as usize).saturating_mul(self.reserved_bytes());
+        ceiling.reserved_bytes = kept_bytes.saturating_add(self.calls_bytes(threads));
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
         ceiling.kernel_bytes = self.limits.kernel_bytes(threads, waiting);
         Ok(Bound { builder: self, engines, sockets, addresses, seats, shared, ceiling })
@@ -297,8 +297,8 @@ impl ServerBuilder {
         let limits = match &self.memory {
             Memory::AsLimits => limits,
             Memory::Bytes(bytes) => {
-                let (_, calls_bytes) = self.reserved_in_all_bytes(threads);
-                let bytes = bytes.saturating_sub(shared_bytes(self.kits(), threads).saturating_add(calls_bytes));
+                let of_threads = shared_bytes(self.kits(), threads).saturating_add(self.calls_bytes(threads));
+                let bytes = bytes.saturating_sub(of_threads);
                 limits.fit_memory(bytes, threads, each_bytes)?
             }
             Memory::ShareOf(machine) => limits.share_of(machine, threads, each_bytes)?,
@@ -377,21 +377,16 @@ impl ServerBuilder {
         filters_bytes(self.kits())
     }
 
-    /// What handlers have reserved for connections, and for calls.
-    fn reserved_in_all_bytes(&self, threads: usize) -> (usize, usize) {
-        let connections = self.limits.max_connections as usize;
-        (connections.saturating_mul(self.reserved_bytes()), threads.saturating_mul(self.call_bytes()))
-    }
-
     /// What the handler of a connection takes on the heap at most, of whichever listener or client it is.
     fn reserved_bytes(&self) -> usize {
         let listeners = self.listeners.iter().map(|described| described.listener.reserved_bytes());
         listeners.chain(self.clients.iter().map(|described| described.reserved_bytes)).max().unwrap_or(0)
     }
 
-    /// What one call of a handler takes while it runs, of whichever listener it is.
-    fn call_bytes(&self) -> usize {
-        self.listeners.iter().map(|described| described.listener.call_bytes()).max().unwrap_or(0)
+    /// What calls of handlers take while they run: one on each I/O thread, of whichever listener takes the most.
+    fn calls_bytes(&self, threads: usize) -> usize {
+        let most = self.listeners.iter().map(|described| described.listener.call_bytes()).max().unwrap_or(0);
+        threads.saturating_mul(most)
     }
 
     /// The filters of each listener, and then of each client.
