@@ -200,7 +200,7 @@ impl Write for Io {
         let taken = offered.min(self.message_bytes - self.written.len());
         if self.written.capacity() == 0 {
             // Most responses are written at once, and this is as large as they are.
-            self.written = Vec::with_capacity(taken);
+            self.written = self.connection.message_buffer(taken);
         }
         self.written.reserve(taken);
         let mut left = taken;

@@ -92,6 +92,7 @@ where
     }
     let connection = builder.serve_connection(handle, service).with_upgrades();
     let mut connection = Box::pin(connection);
+    kept.with(|io| context.fetch_ahead(&*connection, io));
     let mut alarm = None::<task::Sleep>;
     let mut draining = pin!(context.draining());
     let served = poll_fn(|waker| {
@@ -148,6 +149,7 @@ where
     let service = Bounded::new(service, http.heads_bytes);
     let connection = http.http2(Timer::new(context), streams.executor()).serve_connection(handle, service);
     let mut connection = Box::pin(connection);
+    kept.with(|io| context.fetch_ahead(&*connection, io));
     let (mut is_ending, mut was_full) = (false, false);
     let mut draining = pin!(context.draining());
     let served = poll_fn(|waker| {

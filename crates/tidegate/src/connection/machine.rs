@@ -333,7 +333,10 @@ impl Machine {
         pools.sends.end();
         let taken = *result.as_ref().unwrap_or(&0);
         let mut refund = 0;
-        gather.advance(taken, |piece| refund += piece.charge_bytes);
+        gather.advance(taken, |piece| {
+            refund += piece.charge_bytes;
+            pools.spares.keep(piece.payload);
+        });
         match &result {
             Ok(_) => self.took(taken, gather.is_empty(), now, &pools.flow),
             Err(error) if self.outlasts(error) => self.send_again_later(),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::filtered::Filters;
 use super::{Flow, Flows, SendTurns};
-use crate::memory::{Gather, MESSAGE_OVERHEAD_BYTES, Piece, ReceiveArena, SendLease};
+use crate::memory::{Gather, MESSAGE_OVERHEAD_BYTES, Piece, ReceiveArena, SendLease, Spares};
 
 const NONE: u32 = u32::MAX;
 
@@ -23,6 +23,8 @@ pub(crate) struct Pools {
     pub(super) messages: Messages,
     #[expect(clippy::vec_box, reason = "the boxes are what goes to the engine and comes back")]
     gathers: Vec<Box<Gather>>,
+    /// The memory of messages that were sent, for those that come.
+    pub spares: Spares,
     /// Sends with the system, and whose turn is next.
     pub sends: SendTurns,
     /// A copy found no memory while the arena was low: the loop has to make room until it is not.
@@ -38,7 +40,8 @@ impl Pools {
     /// Empty pools.
     pub(crate) fn new(arena: ReceiveArena, lease: Rc<SendLease>, flow: Flow, flows: Flows, filters: Filters) -> Self {
         let (messages, sends) = (Messages::default(), SendTurns::new(u32::MAX));
-        Self { arena, lease, flow, flows, filters, messages, gathers: Vec::new(), sends, pressed: false }
+        let spares = Spares::default();
+        Self { arena, lease, flow, flows, filters, messages, gathers: Vec::new(), spares, sends, pressed: false }
     }
 
     /// An empty gather.

@@ -145,16 +145,20 @@ fn missing(index: u32, limit: u32) -> ! {
 /// Tells the processor that all of `value` will be used soon, where it can be told; of a large one the first [`PREFETCH_BYTES_MAX`].
 #[inline]
 pub(crate) fn prefetch<T>(value: &T) {
+    prefetch_bytes(std::ptr::from_ref(value).cast(), size_of::<T>());
+}
+
+/// The same for `bytes` at `address`, whatever is there.
+#[inline]
+pub(crate) fn prefetch_bytes(address: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
-    {
-        let address = std::ptr::from_ref(value).cast::<i8>();
-        for offset in (0..size_of::<T>().min(PREFETCH_BYTES_MAX)).step_by(CACHE_LINE_BYTES) {
-            // SAFETY: inside `value`; and a prefetch reads nothing that a program could see, and never faults.
-            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.add(offset)) };
-        }
+    for offset in (0..bytes.min(PREFETCH_BYTES_MAX)).step_by(CACHE_LINE_BYTES) {
+        let line = address.wrapping_add(offset).cast::<i8>();
+        // SAFETY: a prefetch reads nothing that a program could see, and never faults, whatever the address.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
+    let _ = (address, bytes);
 }
 
 /// So much of one value is fetched at most, in bytes: the rest of something that large is seldom all used.

@@ -22,13 +22,14 @@ mod pieces;
 mod poison;
 mod publish;
 mod send_memory;
+mod spares;
 mod thread_bound;
 mod zeroed;
 
 pub use allocator::share_one_heap;
 pub(crate) use arena::{ArenaConfig, ArenaMemory, ReceiveArena};
 pub use buffer::Buffer;
-pub(crate) use chunked::{Chunked, FreeList, prefetch};
+pub(crate) use chunked::{Chunked, FreeList, prefetch, prefetch_bytes};
 pub(crate) use gather::{Gather, MESSAGE_OVERHEAD_BYTES, Piece, made_charge_bytes};
 pub(crate) use index_stack::IndexStack;
 pub(crate) use lend::{Lendable, Lent};
@@ -40,6 +41,7 @@ pub(crate) use poison::POISON;
 pub(crate) use poison::{assert_poisoned, poison};
 pub(crate) use publish::{Publication, PublishPool, Share};
 pub(crate) use send_memory::{NoMemory, SendLease, SendReserve};
+pub(crate) use spares::Spares;
 pub use thread_bound::ThreadBound;
 pub(crate) use zeroed::zeroed;
 

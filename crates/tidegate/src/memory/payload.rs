@@ -59,6 +59,14 @@ impl Payload {
         }
     }
 
+    /// The vector that it was made of, if it was.
+    pub(crate) fn into_vector(self) -> Option<Vec<u8>> {
+        match self.0 {
+            Source::Owned(bytes) => Some(bytes),
+            Source::Static(_) | Source::Shared(_) | Source::Received(_) | Source::Published(_) => None,
+        }
+    }
+
     /// What waiting with this payload costs in send memory, in bytes: its capacity, not its length. Nothing for
     /// static bytes, and nothing for a received buffer or what was published, which are accounted for by pools of their own.
     pub(crate) fn charge_bytes(&self) -> usize {

@@ -40,6 +40,12 @@ impl<'a, M: Send + 'static> Connection<'a, M> {
         self.view.send(payload.into())
     }
 
+    /// An empty vector with room for `bytes`, to make a message of: often the memory of one that was sent, which spares the allocator. Its
+    /// capacity, which is what a message is charged, is no more than 64 bytes or four times `bytes`, whichever is more.
+    pub fn message_buffer(&mut self, bytes: usize) -> Vec<u8> {
+        self.view.pools.spares.take(bytes)
+    }
+
     /// Finishes sending: the peer sees the end of the stream after what is queued. Receiving goes on. When the peer has
     /// finished too, the connection is over.
     pub fn shutdown(&mut self) {

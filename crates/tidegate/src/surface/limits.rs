@@ -346,8 +346,8 @@ impl Ceiling {
 /// optimization, `tidegate` with TLS alone touches twice as much.
 const PROGRAM_BYTES: usize = 8 << 20;
 
-/// What each I/O thread needs besides its arena: the part of its stack that is touched, its ring, the lists of its loop, its
-/// queues at their default lengths.
+/// What each I/O thread needs besides its arena: the part of its stack that is touched, its ring, the lists of its loop, the
+/// memory of messages that were sent (64 KiB), its queues at their default lengths.
 const THREAD_BYTES: usize = 1 << 20;
 
 /// The most groups: enough for every use of a fixed number, and their ways to the I/O threads are allocated one by one.

@@ -125,3 +125,28 @@ fn what_was_read_in_part_is_received_next() {
     simulation.run().expect("no violation");
     assert_eq!(seen.borrow().bytes, numbered(300));
 }
+
+/// What is fetched is only looked up in the cache: it may be gone, and there may be nothing at its address.
+#[test]
+fn what_was_to_be_fetched_ahead_may_be_gone() {
+    let (mut simulation, address) = world(Limits::default(), |mut connection: task::Connection| async move {
+        let context = connection.context();
+        while let Some(data) = connection.recv().await? {
+            let gone = (Box::new([0_u8; 4096]), vec![0_u64; 1 << 20]);
+            context.fetch_ahead(&*gone.0, &gone.1);
+            drop(gone);
+            connection.send(data).await?;
+        }
+        Ok(())
+    });
+    // Enough at once for some to be fetched while others are called.
+    let seen: Vec<_> = (0..20)
+        .map(|_| {
+            let steps = (1..=50).flat_map(|round| [Do::Write(vec![round; 100]), Do::Await(usize::from(round) * 100)]);
+            client(&mut simulation, address, SOON, steps.chain([Do::Finish, Do::AwaitEnd]).collect())
+        })
+        .collect();
+    let report = simulation.run().expect("no violation");
+    assert_eq!(report.closed(&CloseReason::Finished), 20, "{report:?}");
+    assert!(seen.iter().all(|seen| seen.borrow().bytes.len() == 5_000));
+}

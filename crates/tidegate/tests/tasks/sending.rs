@@ -1,5 +1,7 @@
 //! Sending: waiting for room, refusals, flushing, finishing.
 
+use std::future::poll_fn;
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -160,4 +162,27 @@ fn where_messages_may_be_dropped_nobody_waits() {
     client(&mut simulation, address, SOON, vec![Do::StopReading, Do::Pause(Duration::from_secs(1)), Do::AwaitEnd]);
     let report = simulation.run().expect("no violation");
     assert!(report.dropped_messages() > 1_000, "{report:?}");
+}
+
+#[test]
+fn a_message_is_made_in_the_memory_of_one_that_was_sent() {
+    let (mut simulation, address) = world(Limits::default(), |mut connection: task::Connection| async move {
+        let mut address = None;
+        for round in 0..3_u8 {
+            let mut message = connection.message_buffer(200);
+            assert!(message.is_empty() && (200..=800).contains(&message.capacity()), "{}", message.capacity());
+            assert_eq!(address.replace(message.as_ptr()).is_some_and(|before| before == message.as_ptr()), round > 0);
+            message.resize(200, round);
+            connection.send(message).await?;
+            connection.flush().await?;
+        }
+        // What is copied is, too.
+        let parts = [IoSlice::new(&[3; 150]), IoSlice::new(&[3; 50])];
+        assert_eq!(poll_fn(|context| connection.poll_write(context, &parts)).await?, 200);
+        assert_ne!(Some(connection.message_buffer(200).as_ptr()), address, "it is in use");
+        Ok(())
+    });
+    let seen = client(&mut simulation, address, SOON, vec![Do::AwaitEnd]);
+    simulation.run().expect("no violation");
+    assert_eq!(seen.borrow().bytes, [[0; 200], [1; 200], [2; 200], [3; 200]].concat());
 }

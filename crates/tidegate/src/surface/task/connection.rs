@@ -101,6 +101,11 @@ impl Connection {
         self.sender.poll_send(context, payload)
     }
 
+    /// As [`Sender::message_buffer`].
+    pub fn message_buffer(&self, bytes: usize) -> Vec<u8> {
+        self.sender.message_buffer(bytes)
+    }
+
     /// As [`Sender::poll_write`].
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use super::wakes::Wakes;
 use super::{Error, Sender};
 use crate::connection::{CloseReason, Refusal, Refused, Sent};
 use crate::io_thread::{Accepted, Connected, View};
-use crate::memory::{Buffer, Lendable, Lent, Payload};
+use crate::memory::{Buffer, Lendable, Lent, Payload, prefetch, prefetch_bytes};
 use crate::random::split_mix;
 use crate::surface::handle::Mailbox;
 use crate::sync;
@@ -93,6 +93,20 @@ pub(super) struct Core {
     pub(super) expecting: Expecting,
     /// The state of its random numbers.
     random: Cell<u64>,
+    /// What the tasks have asked to be fetched before they are polled.
+    ahead: Cell<[Ahead; 2]>,
+}
+
+/// Where something lies that will be used, or has lain, and its length in bytes. It is never read.
+#[derive(Clone, Copy)]
+struct Ahead(*const u8, usize);
+
+impl Ahead {
+    const NOTHING: Self = Self(std::ptr::null(), 0);
+
+    fn of<T>(value: &T) -> Self {
+        Self(std::ptr::from_ref(value).cast(), size_of::<T>())
+    }
 }
 
 /// Whether somebody waits until everything is sent.
@@ -147,6 +161,7 @@ impl Core {
             changes: Waiters::default(),
             spawned: RefCell::new(Spawned::new(spawned_limit)),
             random: Cell::new(random),
+            ahead: Cell::new([Ahead::NOTHING; 2]),
             wakes,
             expecting: Expecting::default(),
         })
@@ -198,6 +213,19 @@ impl Core {
     /// A call is over.
     pub(super) fn renew_budget(&self) {
         self.budget.set(BUDGET);
+    }
+
+    /// Has these fetched before the tasks are polled.
+    pub(super) fn fetch_ahead<A, B>(&self, first: &A, second: &B) {
+        self.ahead.set([Ahead::of(first), Ahead::of(second)]);
+    }
+
+    /// The tasks will be polled soon.
+    pub(super) fn prefetch(&self) {
+        prefetch(&*self.wakes);
+        for Ahead(address, bytes) in self.ahead.get() {
+            prefetch_bytes(address, bytes);
+        }
     }
 
     /// A random number.
@@ -285,6 +313,11 @@ impl Core {
         }
     }
 
+    /// An empty vector with room for `bytes`; who can't reach the connection gets one from the allocator.
+    pub(super) fn message_buffer(&self, bytes: usize) -> Vec<u8> {
+        self.with(|view| view.pools.spares.take(bytes)).unwrap_or_else(|| Vec::with_capacity(bytes))
+    }
+
     /// Whether nothing may be sent for now, though nothing is wrong.
     fn must_wait(&self, context: &mut Context<'_>) -> bool {
         if !self.may_go_on(context) {
@@ -312,8 +345,9 @@ impl Core {
         }
         let mut most = Sender::COPY_BYTES_MAX;
         loop {
-            let bytes = beginning(parts, most);
-            let length = bytes.len();
+            let length = parts.iter().map(|part| part.len()).sum::<usize>().min(most);
+            let mut bytes = self.message_buffer(length);
+            copy_beginning(parts, length, &mut bytes);
             match self.poll_send(context, &mut Some(bytes.into())) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(length)),
                 // A queue or send memory that is smaller than usual: with the overhead of a message in mind, half of it fits.
@@ -542,12 +576,10 @@ impl Core {
     }
 }
 
-/// A copy of the first `most` bytes of `parts`.
-fn beginning(parts: &[io::IoSlice<'_>], most: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>().min(most));
+/// Copies the first `length` bytes of `parts` into the empty vector `bytes`.
+fn copy_beginning(parts: &[io::IoSlice<'_>], length: usize, bytes: &mut Vec<u8>) {
     for part in parts {
-        let room = most - bytes.len();
+        let room = length - bytes.len();
         bytes.extend_from_slice(&part[..part.len().min(room)]);
     }
-    bytes
 }

@@ -147,6 +147,12 @@ impl Sender {
         self.core.poll_send(context, payload)
     }
 
+    /// An empty vector with room for `bytes`, to make a message of, as [`crate::Connection::message_buffer`] gives it. A task of another
+    /// connection gets one from the allocator.
+    pub fn message_buffer(&self, bytes: usize) -> Vec<u8> {
+        self.core.message_buffer(bytes)
+    }
+
     /// Sends a copy of some of these bytes, when flow control has room for them: as many of them as make a good message, at most
     /// [`COPY_BYTES_MAX`](Self::COPY_BYTES_MAX). Returns how many.
     ///

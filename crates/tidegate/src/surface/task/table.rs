@@ -271,7 +271,7 @@ where
         }
         let Some(Place::Hosted(hosted)) = self.tasks.get(key) else { return };
         if what == Fetch::Rest {
-            return prefetch(&*hosted.core.wakes);
+            return hosted.core.prefetch();
         }
         prefetch(&*hosted.core);
         if let Some(main) = &hosted.main {
