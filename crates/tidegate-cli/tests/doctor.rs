@@ -145,3 +145,46 @@ fn without_a_memory_the_ceiling_is_a_share_of_what_is_available() {
     assert!(total <= available, "{total} of {available}");
     assert!(total > 8 << 20, "{total}");
 }
+
+/// A text of the documents.
+fn document(name: &str) -> String {
+    let path = format!("{}/../../docs/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// What `serve echo` with these arguments says about its ceilings, by name; the kernel's line only where the backlog is as long as elsewhere.
+fn said(arguments: &[&str]) -> Vec<(String, u64)> {
+    let mut server = serve(&[&["echo", "--threads", "2", "--listen", "127.0.0.1:0"], arguments].concat());
+    let lines: Vec<String> = (0..6).map(|_| server.line()).collect();
+    server.drained();
+    let mut said: Vec<_> =
+        ceilings(&lines.join("\n")).iter().map(|(name, bytes)| ((*name).to_owned(), *bytes)).collect();
+    let somaxconn = object(&doctor(&["--json"]))["settings"]["somaxconn"].as_u64().expect("a number");
+    if somaxconn < 4096 {
+        eprintln!("the kernel's line is not compared: somaxconn is {somaxconn} here");
+        said.pop();
+    }
+    said
+}
+
+/// They had drifted from what the program says.
+#[test]
+fn the_sums_in_the_documents_are_those_of_the_program() {
+    let operating = document("operating.md");
+    for (name, bytes) in said(&["--max-connections", "1200", "--memory", "96M"]) {
+        assert!(operating.contains(&format!("\n{name} {bytes}\n")), "docs/operating.md: it is {name} {bytes}");
+    }
+    let limit = object(&doctor(&["--json"]))["settings"]["open_files"]["hard"].as_u64();
+    if limit.is_some_and(|limit| limit < 10_100) {
+        return eprintln!("docs/memory.md is not compared: at most {limit:?} descriptors");
+    }
+    let memory = document("memory.md");
+    for (name, bytes) in said(&["--max-connections", "10000", "--memory", "126M"]) {
+        let logged = match name.strip_prefix("ceiling ") {
+            Some("total") => format!("memory_bytes={bytes} "),
+            Some(term) => format!("{term} {bytes}"),
+            None => format!("kernel_bytes={bytes}\n"),
+        };
+        assert!(memory.contains(&logged), "docs/memory.md: it is {logged}");
+    }
+}

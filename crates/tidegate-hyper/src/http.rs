@@ -20,6 +20,7 @@ pub struct Http {
     pub(crate) head_bytes: usize,
     pub(crate) head_timeout: Duration,
     pub(crate) keep_alive: bool,
+    pub(crate) half_close: bool,
     pub(crate) date: bool,
     pub(crate) streams: u32,
     pub(crate) window_bytes: u32,
@@ -53,6 +54,7 @@ impl Http {
             head_bytes: 16 << 10,
             head_timeout: Duration::from_secs(30),
             keep_alive: true,
+            half_close: false,
             date: true,
             streams: 16,
             window_bytes: Self::WINDOW_BYTES_MIN,
@@ -95,6 +97,14 @@ impl Http {
     /// Whether an HTTP/1 connection serves more than one request. Default: it does.
     pub fn keep_alive(mut self, keep_alive: bool) -> Self {
         self.keep_alive = keep_alive;
+        self
+    }
+
+    /// Whether an HTTP/1 client that finishes its side is answered all the same. Otherwise it is taken for one that has gone: the request
+    /// that is under way is dropped, service and all, and a response that has begun is cut off. What was ready by then goes out in either
+    /// case. With it, the work for a client that has gone goes on until the response can't be sent. Default: off, as hyper has it.
+    pub fn half_close(mut self, half_close: bool) -> Self {
+        self.half_close = half_close;
         self
     }
 
@@ -165,6 +175,7 @@ impl Http {
             .header_read_timeout(self.head_timeout.min(HEAD_TIMEOUT_MAX))
             .max_buf_size(self.head_bytes)
             .keep_alive(self.keep_alive)
+            .half_close(self.half_close)
             .auto_date_header(self.date);
         builder
     }

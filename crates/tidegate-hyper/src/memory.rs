@@ -10,7 +10,7 @@ impl Http {
     /// What a connection takes on the heap at most while it is served, in bytes, besides its send queue and what the service itself keeps:
     /// that of the more demanding version. [`listen_http`](crate::ListenHttp::listen_http) reserves it in the ceiling.
     ///
-    /// With the defaults: 115 KiB for HTTP/1, and about 700 KiB for HTTP/2, most of it for requests at the same time.
+    /// With the defaults: 115 KiB for HTTP/1, and 726 KiB for HTTP/2, most of it for requests at the same time.
     pub fn connection_bytes(&self) -> usize {
         let most = match self.versions {
             Versions::Http1 => self.http1_bytes(),

@@ -38,8 +38,10 @@ where
     };
     let context = connection.context();
     let head_deadline = context.now() + http.head_timeout;
+    // Who has just gone through a handshake while the server drains has begun before, and is about to ask.
+    let is_expected = context.is_draining() && connection.description().is_encrypted;
     let mut io = Io::new(connection);
-    let mut busy = None;
+    let mut busy = is_expected.then(|| context.busy());
     // hyper has its buffers from the first byte on: a connection that says nothing takes none.
     let begins = poll_fn(|waker| {
         let begins = io.poll_begins_with(PREFACE, waker);

@@ -2,6 +2,7 @@
 
 mod axum;
 mod curl;
+mod draining;
 mod engines;
 mod harness;
 mod upgrades;

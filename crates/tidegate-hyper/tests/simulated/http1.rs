@@ -67,6 +67,36 @@ fn without_keep_alive_and_when_the_client_wants_it_the_connection_ends_after_the
     assert_eq!((seen.responses(), seen.end.map(|(_, how)| how)), (1, Some(Ok(()))));
 }
 
+/// Takes a second, and has then more to say than a send queue holds.
+async fn late_and_long(request: Request<Incoming>) -> Result<Answer, Infallible> {
+    context().expect("a request is served").sleep(Duration::from_secs(1)).await;
+    Ok(text(format!("{} {}end", request.uri().path(), "tide ".repeat(40_000))))
+}
+
+#[test]
+fn a_client_that_finishes_its_side_is_answered_if_it_is_to_be() {
+    for answered in [true, false] {
+        let server = builder().listen_http(listener(), http().half_close(answered), |_| service_fn(late_and_long));
+        let mut requests = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+        if answered {
+            requests.extend_from_slice(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        let (mut talker, seen) = Talker::new(vec![requests], |_| false);
+        talker.finishes = true;
+        let seen = talk(1, server, (talker, seen));
+        let seconds = seen.ended_at().saturating_since(Time::ZERO).as_secs_f64();
+        assert_eq!(seen.end.map(|(_, how)| how), Some(Ok(())));
+        if answered {
+            assert!((2.0..2.5).contains(&seconds), "ended after {seconds} s");
+            assert_eq!((seen.responses(), seen.text().matches("end").count()), (2, 2));
+            assert!(seen.text().contains("/1 ") && seen.text().contains("/2 "));
+        } else {
+            assert!(seconds < 0.5, "ended after {seconds} s");
+            assert_eq!(seen.responses(), 0);
+        }
+    }
+}
+
 #[test]
 fn a_head_must_be_whole_in_time_and_the_time_is_that_of_the_simulation() {
     let server =

@@ -76,6 +76,8 @@ pub struct Talker {
     said: usize,
     next_at: Time,
     pub reads: bool,
+    /// Its side is finished when it has said everything.
+    pub finishes: bool,
     /// Before this, it reads nothing.
     pub reads_from: Time,
     until: Box<dyn Fn(&Seen) -> bool>,
@@ -96,7 +98,17 @@ impl Talker {
         let until = Box::new(until);
         let own = Rc::clone(&seen);
         (
-            Self { pieces, pause, said: 0, next_at: Time::ZERO, reads: true, reads_from: Time::ZERO, until, seen: own },
+            Self {
+                pieces,
+                pause,
+                said: 0,
+                next_at: Time::ZERO,
+                reads: true,
+                finishes: false,
+                reads_from: Time::ZERO,
+                until,
+                seen: own,
+            },
             seen,
         )
     }
@@ -123,6 +135,9 @@ impl Client for Talker {
                 }
                 Err(_) => break,
             }
+        }
+        if self.said == self.pieces.len() && std::mem::take(&mut self.finishes) {
+            let _ = peer.shutdown_write();
         }
         if self.said < self.pieces.len() && peer.now() < self.next_at {
             peer.wake_after(self.next_at.saturating_since(peer.now()));

@@ -212,6 +212,14 @@ impl Machine {
         pools.filters.get(owner).is_some_and(|filtered| filtered.stack.tells_messages_apart())
     }
 
+    /// Whether its filters are being established, and the peer has begun to.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn is_being_established(&self, owner: u32, pools: &Pools) -> bool {
+        let is_served = |filtered: &Filtered| filtered.is_served || filtered.has_failed;
+        self.marks.has(Mark::Spoke) && pools.filters.get(owner).is_some_and(|filtered| !is_served(filtered))
+    }
+
     /// Whether its filters have handed on all that was sent.
     #[cold]
     #[inline(never)]

@@ -29,7 +29,8 @@ pub enum CloseReason {
     Failed(io::ErrorKind),
     /// Memory ran out for others, and this connection, which held some, had gone longest without progress.
     MemoryPressure,
-    /// The server drained: everything was sent, and the connection was idle.
+    /// The server drained, and the connection was idle, or still busy when half of the grace period was over; closed in order, with everything
+    /// sent that was queued.
     Drained,
     /// The server drained, and the connection was still busy when the grace period was over.
     ShutdownGrace,

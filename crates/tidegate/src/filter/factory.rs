@@ -59,6 +59,8 @@ pub struct Description {
     pub source: Option<SocketAddr>,
     /// Where it was really made to, as a trusted proxy says.
     pub destination: Option<SocketAddr>,
+    /// What goes over the wire is encrypted.
+    pub is_encrypted: bool,
     /// The application protocol that was agreed upon (ALPN).
     pub protocol: Option<Vec<u8>>,
     /// The name that the client asked for (SNI).
@@ -69,8 +71,14 @@ pub struct Description {
 
 impl Description {
     /// Nothing.
-    pub(crate) const NONE: Self =
-        Self { source: None, destination: None, protocol: None, server_name: None, certificates: Vec::new() };
+    pub(crate) const NONE: Self = Self {
+        source: None,
+        destination: None,
+        is_encrypted: false,
+        protocol: None,
+        server_name: None,
+        certificates: Vec::new(),
+    };
 }
 
 /// Makes one filter for each connection of a listener or client.

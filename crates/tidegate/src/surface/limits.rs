@@ -310,7 +310,7 @@ pub struct Ceiling {
     /// ([`Listener::reserve`](crate::Listener::reserve)); 0 if none has. Only [`Bound::ceiling`](crate::Bound::ceiling) knows it.
     pub reserved_bytes: usize,
     /// What the kernel may use for the sockets at worst, besides all that: not a term of [`total`](Self::total). `max_connections` x (twice
-    /// [`Limits::socket_send_buffer_bytes`], twice [`Limits::socket_receive_buffer_bytes`], and 224 KiB for the packet that overshoots
+    /// [`Limits::socket_send_buffer_bytes`], twice [`Limits::socket_receive_buffer_bytes`], and 220 KiB for the packet that overshoots
     /// each and for the socket); what arrives during a call, for each I/O thread; and, in [`Bound::ceiling`](crate::Bound::ceiling),
     /// what those hold that wait in the backlogs. The kernel never uses more for all sockets of the machine than `net.ipv4.tcp_mem`
     /// says. `docs/memory.md` has the sum and its sources.

@@ -2,6 +2,7 @@
 
 mod chat;
 mod echoes;
+mod ping;
 mod proxy;
 mod request_response;
 mod running;

@@ -131,11 +131,29 @@ fn one_that_goes_during_the_handshake_is_over() {
 }
 
 #[test]
-fn draining_ends_connections_in_their_handshakes_and_idle_ones_with_a_goodbye() {
+fn draining_ends_idle_connections_with_a_goodbye_and_lets_handshakes_that_have_begun_come_to_their_end() {
+    let about = |seconds| Time::ZERO + Duration::from_secs(seconds);
+    let outcome = serve_one_within(|_| Raw::new(&[]), Duration::from_secs(1));
+    assert!(outcome.log.is_empty(), "{:?}", outcome.log);
+    assert_eq!((outcome.ended, outcome.reasons), (Some("end"), vec![("drained", 1)]));
+    assert!(outcome.ended_at < Some(about(2)));
+
     let outcome = serve_one_within(|_| Raw::new(&HELLO_0[..2]), Duration::from_secs(1));
     assert!(outcome.log.is_empty(), "{:?}", outcome.log);
     assert_eq!((outcome.ended, outcome.reasons), (Some("end"), vec![("drained", 1)]));
-    assert!(outcome.ended_at < Some(Time::ZERO + Duration::from_secs(2)));
+    // Half of the grace period after the drain began.
+    assert!(outcome.ended_at >= Some(about(6)) && outcome.ended_at < Some(about(7)), "{:?}", outcome.ended_at);
+
+    let outcome = serve_one_within(
+        |hello| {
+            let (raw, seen) = Raw::new(hello);
+            (raw.in_pieces(2, Duration::from_secs(3)), seen)
+        },
+        Duration::from_secs(1),
+    );
+    assert_eq!(outcome.log, ["connect", "close drained"]);
+    assert_eq!((outcome.ended, outcome.reasons), (Some("end"), vec![("drained", 1)]));
+    assert!(outcome.ended_at >= Some(about(3)) && outcome.ended_at < Some(about(4)), "{:?}", outcome.ended_at);
 
     let outcome = serve_one_within(|hello| Raw::new(&said(&[hello, &record(b"hi")])), Duration::from_secs(1));
     assert_eq!(outcome.log, ["connect", "read hi", "close drained"]);

@@ -398,6 +398,7 @@ impl Filter for Tls {
 
     fn describe(&self, description: &mut Description) {
         let Some(state) = self.session.state() else { return };
+        description.is_encrypted = true;
         description.protocol = state.alpn_protocol().map(<[u8]>::to_vec);
         description.server_name.clone_from(&self.server_name);
         let certificates = state.peer_certificates().unwrap_or_default();
