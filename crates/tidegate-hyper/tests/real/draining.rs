@@ -59,6 +59,7 @@ fn who_has_begun_a_handshake_when_the_server_drains_is_answered_and_who_has_not_
         running.handle.drain();
         // Both are looked at in one turn.
         assert_eq!(silent.read(&mut [0]).expect("an end in order"), 0);
+        drop(silent);
         session.process_new_packets().expect("what a server says");
         while session.is_handshaking() || session.tls13_tickets_received() == 0 {
             let (read, written) = session.complete_io(&mut stream).expect("the handshake goes on");
@@ -71,6 +72,7 @@ fn who_has_begun_a_handshake_when_the_server_drains_is_answered_and_who_has_not_
         talk.read_to_string(&mut answer).expect("an end in order");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("hello"), "{engine:?}: {answer}");
         assert!(answer.contains("connection: close\r\n"), "{engine:?}: {answer}");
+        drop(talk);
         assert_eq!(running.drained().connections(), 2);
     }
 }
