@@ -54,6 +54,36 @@ fn one_connection_wakes_the_task_of_another() {
     assert_eq!(seen.borrow().bytes, (0..50).collect::<Vec<u8>>());
 }
 
+thread_local! {
+    /// The surroundings of a connection, for the task of another.
+    static OTHER: RefCell<Option<task::Context>> = const { RefCell::new(None) };
+}
+
+/// It waited for ever: one that has ended is not told of the drain.
+#[test]
+fn who_waits_for_the_drain_at_a_connection_that_ends_goes_on() {
+    let (mut simulation, address) = world(Limits::default(), |mut connection: task::Connection| async move {
+        let first = connection.recv().await?.expect("a letter");
+        if first[0] == b'o' {
+            OTHER.set(Some(connection.context()));
+            connection.sleep(Duration::from_millis(100)).await;
+            return Ok(());
+        }
+        let other = OTHER.take().expect("it came first");
+        let began = connection.now();
+        other.draining().await;
+        let waited = connection.now().saturating_since(began);
+        // And at once, if it has ended before.
+        other.draining().await;
+        assert!(!other.is_draining());
+        connection.send(format!("{}", waited >= Duration::from_millis(50))).await
+    });
+    client(&mut simulation, address, SOON, vec![Do::Write(b"o".to_vec()), Do::AwaitEnd]);
+    let waits = client(&mut simulation, address, SOON * 10, vec![Do::Write(b"w".to_vec()), Do::AwaitEnd]);
+    simulation.run_for(Duration::from_secs(1)).expect("no violation");
+    assert_eq!(waits.borrow().bytes, b"true");
+}
+
 #[test]
 fn a_task_that_wakes_itself_for_ever_starves_nobody() {
     let polls = Arc::new(AtomicU64::new(0));

@@ -126,14 +126,14 @@ impl Context {
         self.core.is_draining.get()
     }
 
-    /// Waits until the server begins to drain ([`ServerHandle::drain`](crate::ServerHandle::drain)). A connection that has ended isn't told
-    /// of it any more: a task of another connection asks the context of its own.
+    /// Waits until the server begins to drain ([`ServerHandle::drain`](crate::ServerHandle::drain)), or the connection has ended, which isn't
+    /// told of it any more.
     ///
     /// Cancel safe.
     pub async fn draining(&self) {
         let mut waiting = self.core.changes.waiting();
         poll_fn(|context| {
-            if self.core.is_draining.get() {
+            if self.core.is_draining.get() || self.core.ended.get().is_some() {
                 return Poll::Ready(());
             }
             waiting.register(context.waker());
