@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use tidegate::filter::{Filter, FilterError, FilterFactory, FilterPeer, Reserve, SharedReserve};
 use tidegate::sim::{Client, Next, Peer, Simulation};
 use tidegate::{
     BindError, Buffer, Connection, Handler, Limits, Listener, RefusedBecause, Report, Server, Time, WhenFull,
@@ -136,6 +137,40 @@ fn more_than_any_machine_has_can_be_reserved_and_is_refused() {
             let server = Server::builder().threads(1000.try_into().expect("a thousand")).limits(limits.clone());
             let served = tidegate::sim::Simulation::new(1).serve(server.memory(256 << 20).listen(listener, |_| Echo));
             assert!(served.is_err(), "{bytes} bytes fit into a simulation");
+        }
+    }
+}
+
+/// What filters declare overflowed in the same way.
+#[test]
+fn filters_that_declare_more_than_any_machine_has_are_refused() {
+    struct Greedy(Reserve, SharedReserve);
+    impl FilterFactory for Greedy {
+        fn reserve(&self) -> Reserve {
+            self.0
+        }
+        fn shared_reserve(&self) -> SharedReserve {
+            self.1
+        }
+        fn make(&self, _: &FilterPeer) -> Result<Box<dyn Filter>, FilterError> {
+            unreachable!("nobody is connected")
+        }
+    }
+    for bytes in [usize::MAX, usize::MAX / 1000 + 1, usize::MAX - 100] {
+        let (each, all) = (Reserve::default(), SharedReserve::default());
+        for (each, all) in [
+            (Reserve { state_bytes: bytes, ..each }, all),
+            (Reserve { write_bytes: bytes, ..each }, all),
+            (Reserve { state_bytes: bytes, write_bytes: bytes }, all),
+            (each, SharedReserve { call_bytes: bytes, ..all }),
+            (each, SharedReserve { shared_bytes: bytes, ..all }),
+        ] {
+            let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).filter(Greedy(each, all));
+            let listener = listener.filter(Greedy(each, all));
+            let limits = Limits { max_connections: 1000, ..Limits::default() };
+            let server = Server::builder().threads(2.try_into().expect("two")).limits(limits).memory(256 << 20);
+            let Err(refused) = server.listen(listener, |_| Echo).bind() else { panic!("{each:?} {all:?} fit") };
+            assert!(refused.to_string().contains("of memory are not enough for 1000 connections"), "{refused}");
         }
     }
 }

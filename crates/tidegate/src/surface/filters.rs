@@ -43,17 +43,22 @@ impl FilterKit {
 
     /// What the filters of one connection take, without those that are added later.
     pub(super) fn own_bytes(&self) -> usize {
-        self.factories.iter().map(|factory| filter_bytes(factory.reserve())).sum()
+        sum(self.factories.iter().map(|factory| filter_bytes(factory.reserve())))
     }
 
     /// What each of those that are added later takes in the worst case besides what it writes.
     pub(super) fn later_state_bytes(&self) -> usize {
-        self.later.iter().map(|reserve| filter_bytes(Reserve { write_bytes: 0, ..*reserve })).sum()
+        sum(self.later.iter().map(|reserve| filter_bytes(Reserve { write_bytes: 0, ..*reserve })))
     }
 }
 
 fn filter_bytes(reserve: Reserve) -> usize {
-    FILTER_BYTES + reserve.state_bytes + reserve.write_bytes + MESSAGE_OVERHEAD_BYTES
+    sum([FILTER_BYTES + MESSAGE_OVERHEAD_BYTES, reserve.state_bytes, reserve.write_bytes])
+}
+
+/// A sum that stays at the largest number when it comes there: more than any machine has, in any case.
+fn sum(terms: impl IntoIterator<Item = usize>) -> usize {
+    terms.into_iter().fold(0, usize::saturating_add)
 }
 
 /// What filters take for each connection at worst, over all listeners and clients. A connection has those of one of them, and gives them
@@ -61,19 +66,19 @@ fn filter_bytes(reserve: Reserve) -> usize {
 pub(super) fn filters_bytes<'a>(kits: impl Iterator<Item = &'a FilterKit> + Clone) -> usize {
     let most = |bytes: fn(&FilterKit) -> usize| kits.clone().map(bytes).max().unwrap_or(0);
     let (own, later) = (most(FilterKit::own_bytes), most(FilterKit::later_state_bytes));
-    let later_writes = most(FilterKit::later_count) * most(FilterKit::later_write_bytes);
-    match own + later {
+    let later_writes = most(FilterKit::later_count).saturating_mul(most(FilterKit::later_write_bytes));
+    match own.saturating_add(later) {
         0 => 0,
-        bytes => FILTERED_BYTES + bytes + later_writes,
+        bytes => sum([FILTERED_BYTES, bytes, later_writes]),
     }
 }
 
 /// What filters take besides, however many connections there are: what each factory keeps for all, and what one call takes on each I/O
 /// thread.
 pub(super) fn shared_bytes<'a>(kits: impl Iterator<Item = &'a FilterKit> + Clone, threads: usize) -> usize {
-    let shared: usize = kits.clone().flat_map(FilterKit::shared_reserves).map(|reserve| reserve.shared_bytes).sum();
+    let shared = sum(kits.clone().flat_map(FilterKit::shared_reserves).map(|reserve| reserve.shared_bytes));
     let call = kits.flat_map(FilterKit::shared_reserves).map(|reserve| reserve.call_bytes).max().unwrap_or(0);
-    shared + threads * call
+    shared.saturating_add(threads.saturating_mul(call))
 }
 
 impl fmt::Debug for FilterKit {

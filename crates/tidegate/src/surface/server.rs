@@ -277,8 +277,8 @@ impl ServerBuilder {
         let shared = self.shared(&self.limits, engines.wakers().into_iter());
         let seats = self.seats(&shared)?;
         let mut ceiling = self.limits.ceiling(threads, self.handler_bytes());
-        ceiling.filters_bytes =
-            self.limits.max_connections as usize * self.filters_bytes() + shared_bytes(self.kits(), threads);
+        let filtered_bytes = (self.limits.max_connections as usize).saturating_mul(self.filters_bytes());
+        ceiling.filters_bytes = filtered_bytes.saturating_add(shared_bytes(self.kits(), threads));
         let kept_bytes = (self.limits.max_connections as usize).saturating_mul(self.reserved_bytes());
         ceiling.reserved_bytes = kept_bytes.saturating_add(self.calls_bytes(threads));
         let waiting = self.listeners.iter().map(|described| described.listener.backlog_connections() as usize).sum();
@@ -293,7 +293,8 @@ impl ServerBuilder {
     pub(super) fn settled_limits(&self, threads: usize) -> Result<Limits, LimitsError> {
         let groups = self.limits.groups.max(self.groups);
         let limits = Limits { groups, ..self.limits.clone() };
-        let each_bytes = (self.handler_bytes() + self.filters_bytes()).saturating_add(self.reserved_bytes());
+        let each_bytes =
+            self.handler_bytes().saturating_add(self.filters_bytes()).saturating_add(self.reserved_bytes());
         let limits = match &self.memory {
             Memory::AsLimits => limits,
             Memory::Bytes(bytes) => {
