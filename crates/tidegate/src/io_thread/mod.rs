@@ -889,23 +889,6 @@ impl<E: Engine> IoThread<E> {
         }
     }
 
-    /// While draining: closes a connection that is idle, and for which nothing is left to be delivered.
-    #[cold]
-    #[inline(never)]
-    fn close_if_idle(&mut self, index: u32) {
-        let slot = &self.slots[index];
-        let socket = SocketId { index, generation: slot.key.generation };
-        let is_busy = slot.handler().is_some_and(|handler| self.tables[slot.table as usize].is_busy(handler));
-        // A client in the middle of a handshake is about to ask for something: it has the time that there is for handshakes. Who is connected
-        // to by ourselves is not asked any more.
-        let is_client = usize::from(slot.table) < self.addresses.len();
-        let is_busy = is_busy || is_client && slot.machine.is_being_established(index, &self.pools);
-        let is_idle = slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 && !is_busy;
-        if is_idle && !self.stays_for_publications() {
-            self.slots[index].machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
-        }
-    }
-
     fn flush_one(&mut self, index: u32) {
         if self.phase == Phase::Aborting {
             self.slots[index].machine.grace_over(&mut self.pools);

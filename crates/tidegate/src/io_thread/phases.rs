@@ -2,7 +2,7 @@
 
 use super::{IoThread, Listed, Phase, Timer};
 use crate::connection::CloseReason;
-use crate::engine::Engine;
+use crate::engine::{Engine, SocketId};
 
 impl<E: Engine> IoThread<E> {
     /// Does what a new phase of the server asks for, once.
@@ -34,6 +34,23 @@ impl<E: Engine> IoThread<E> {
                 }
             }
             Phase::Aborting => self.abort_all(),
+        }
+    }
+
+    /// While draining: closes a connection that is idle, and for which nothing is left to be delivered.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn close_if_idle(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        let socket = SocketId { index, generation: slot.key.generation };
+        let is_busy = slot.handler().is_some_and(|handler| self.tables[slot.table as usize].is_busy(handler));
+        // A client in the middle of a handshake is about to ask for something: it has the time that there is for handshakes. Who is connected
+        // to by ourselves is not asked any more.
+        let is_client = usize::from(slot.table) < self.addresses.len();
+        let is_busy = is_busy || is_client && slot.machine.is_being_established(index, &self.pools);
+        let is_idle = slot.machine.is_idle() && self.engine.unread_bytes(socket) == 0 && !is_busy;
+        if is_idle && !self.stays_for_publications() {
+            self.slots[index].machine.close(CloseReason::Drained, self.context.now, &mut self.pools);
         }
     }
 
