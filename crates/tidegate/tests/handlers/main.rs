@@ -10,4 +10,5 @@ mod offload;
 mod pace;
 mod panics;
 mod sending;
+mod threads;
 mod timers;
