@@ -57,11 +57,11 @@ pub enum Goal {
 pub fn judge(what: &str, ratios: Vec<f64>, rounds: usize, goal: Goal) -> String {
     let kept = ratios.len();
     let Some(Estimate { median, low, high }) = Estimate::of(ratios) else {
-        return format!("not valid: {what}: {kept} rounds count, and less than six say nothing");
+        return format!("not valid: {what}: {kept} of {rounds} count, and less than six say nothing");
     };
     let figure = format!("{what} = {median:.3} (95 %: {low:.3}-{high:.3})");
     if (kept as f64) < rounds as f64 * KEPT {
-        return format!("not valid: {figure}: only {kept} of {rounds} rounds count; the machine was busy");
+        return format!("not valid: {figure}: only {kept} of {rounds} count; the machine was busy");
     }
     if high - low > median * WIDEST {
         let widest = WIDEST * 100.0;

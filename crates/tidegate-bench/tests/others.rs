@@ -32,7 +32,7 @@ fn the_peers_of_http_answer_alike_and_without_errors() {
     );
     let table = table(&output);
     assert_eq!(table.matches("| hyper-bounded | 1 |").count(), 2, "{table}");
-    assert!(table.contains("not valid: hyper-bounded to hyper, h2: 1 rounds count"), "{table}");
+    assert!(table.contains("not valid: hyper-bounded to hyper, h2: 1 of 1 count"), "{table}");
 }
 
 #[test]

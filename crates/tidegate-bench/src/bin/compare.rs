@@ -21,6 +21,10 @@ struct Arguments {
     /// Turns per server and scenario.
     #[arg(long, default_value_t = 12)]
     rounds: usize,
+    /// How often the servers are started in each scenario; the rounds are shared out. Two starts of one program differ by up to a few per cent, for
+    /// instance by where their memory lies: from six on it is said what the ratios are over all starts.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    starts: u16,
     /// Milliseconds per turn; four times that with 10,000 connections.
     #[arg(long, default_value_t = 250)]
     slice_ms: u64,
@@ -28,7 +32,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', value_parser = Scenario::find)]
     scenarios: Vec<Scenario>,
     /// A server as NAME=COMMAND, or one of tokio, bare, bare-epoll, tidegate, readiness, tidegate-handler,
-    /// tidegate-async by name alone. The command must print a line that ends with the address it listens on.
+    /// readiness-handler, tidegate-async by name alone. The command must print a line that ends with the address it listens on.
     #[arg(long = "server", value_name = "NAME=COMMAND")]
     servers: Vec<String>,
     /// Drop a turn when server or client waited longer than this for a processor, in percent.
@@ -97,6 +101,7 @@ fn options(arguments: Arguments) -> io::Result<Options> {
         servers,
         scenarios,
         rounds: arguments.rounds,
+        starts: arguments.starts.into(),
         slice: Duration::from_millis(arguments.slice_ms.max(1)),
         max_wait: arguments.max_wait / 100.0,
         quiet_wait: Duration::from_millis(arguments.quiet_wait_ms),
@@ -125,6 +130,7 @@ fn known_server(name: &str, beside: &Path) -> Option<ServerCommand> {
         "tidegate" => ("tidegate", &["serve", "echo", "--threads", "1"]),
         "tidegate-handler" => ("echo-tidegate", &[]),
         "tidegate-async" => ("echo-tidegate", &["--async"]),
+        "readiness-handler" => ("echo-tidegate", &["--engine", "readiness"]),
         "readiness" => ("tidegate", &["serve", "echo", "--threads", "1", "--engine", "readiness"]),
         _ => return None,
     };

@@ -18,7 +18,7 @@ use crate::scenario::Scenario;
 use crate::verdict::{Goal, judge};
 
 use child::{Server, Worker};
-use rounds::Contestant;
+use rounds::{Contestant, Record};
 use summary::ServerSummary;
 
 /// The processor the servers run on.
@@ -66,6 +66,8 @@ pub struct Options {
     pub scenarios: Vec<Scenario>,
     /// How many turns every server gets per scenario.
     pub rounds: usize,
+    /// How often every server is started per scenario: the rounds are shared out.
+    pub starts: usize,
     /// How long one turn is, before a scenario makes it longer.
     pub slice: Duration,
     /// The largest part of a turn that server or client may spend waiting for a processor.
@@ -97,6 +99,7 @@ struct ScenarioResult {
 struct Results<'a> {
     machine: &'a Facts,
     rounds: usize,
+    starts: usize,
     scenarios: &'a [ScenarioResult],
 }
 
@@ -114,13 +117,14 @@ pub fn run(options: &Options) -> io::Result<()> {
     for scenario in &options.scenarios {
         let result = run_scenario(scenario, options)?;
         report::print_table(scenario, &result);
+        report::print_starts(&result, options.starts);
         results.push(result);
     }
     report::print_facts(&facts);
     print_validity(&results);
     print_cost_of_tasks(&results, options.rounds);
     if let Some(path) = &options.json {
-        let results = Results { machine: &facts, rounds: options.rounds, scenarios: &results };
+        let results = Results { machine: &facts, rounds: options.rounds, starts: options.starts, scenarios: &results };
         std::fs::write(path, serde_json::to_vec_pretty(&results)?)?;
     }
     Ok(())
@@ -141,6 +145,27 @@ pub(crate) fn enter_private_network() -> bool {
 /// Servers are started anew for each scenario: what one load left behind in their
 /// memory must not weigh on the next.
 fn run_scenario(scenario: &Scenario, options: &Options) -> io::Result<ScenarioResult> {
+    let slice = options.slice * scenario.slice_factor;
+    let mut record = Record::default();
+    let rounds_each = options.rounds.div_ceil(options.starts.max(1));
+    for (start, first) in (0..options.rounds).step_by(rounds_each.max(1)).enumerate() {
+        let rounds = first..options.rounds.min(first + rounds_each);
+        let mut contestants = start_all(scenario, options)?;
+        rounds::run(&mut contestants, start, rounds, slice, options, &mut record)?;
+    }
+    let names: Vec<&str> = options.servers.iter().map(|one| one.name.as_str()).collect();
+    Ok(ScenarioResult {
+        name: scenario.name,
+        title: scenario.title,
+        slice_ms: slice.as_millis(),
+        slices_dropped: record.dropped,
+        rounds_not_quiet: record.not_quiet,
+        servers: summary::sum_up(&names, &record.slices),
+    })
+}
+
+/// Every server with a worker that is connected to it.
+fn start_all(scenario: &Scenario, options: &Options) -> io::Result<Vec<Contestant>> {
     let mut contestants = Vec::with_capacity(options.servers.len());
     for command in &options.servers {
         machine::pin(SERVER_CPU)?;
@@ -156,17 +181,7 @@ fn run_scenario(scenario: &Scenario, options: &Options) -> io::Result<ScenarioRe
             .map_err(|error| io::Error::other(format!("{}: {error}", command.name)))?;
         contestants.push(Contestant { name: command.name.clone(), server, worker });
     }
-    let slice = options.slice * scenario.slice_factor;
-    let record = rounds::run(&mut contestants, slice, options)?;
-    let names: Vec<&str> = contestants.iter().map(|one| one.name.as_str()).collect();
-    Ok(ScenarioResult {
-        name: scenario.name,
-        title: scenario.title,
-        slice_ms: slice.as_millis(),
-        slices_dropped: record.dropped,
-        rounds_not_quiet: record.not_quiet,
-        servers: summary::sum_up(&names, &record.slices),
-    })
+    Ok(contestants)
 }
 
 /// What tasks may cost more than handlers: a twentieth more processor time for each request.

@@ -2,6 +2,7 @@
 
 use crate::machine::Facts;
 use crate::scenario::Scenario;
+use crate::verdict::{Goal, judge};
 
 use super::ScenarioResult;
 use super::summary::Spread;
@@ -43,6 +44,25 @@ pub(super) fn print_table(scenario: &Scenario, result: &ScenarioResult) {
         "\n{} slices dropped for waiting, {} rounds begun without a quiet machine\n",
         result.slices_dropped, result.rounds_not_quiet
     );
+}
+
+/// Whom every other server is held against over all starts, besides the first.
+const PEERS: [&str; 3] = ["bare", "bare-epoll", "tokio"];
+
+/// Prints the ratios over all starts, if there were several: a sentence for each server and each that others are held against.
+pub(super) fn print_starts(result: &ScenarioResult, starts: usize) {
+    if starts < 2 {
+        return;
+    }
+    for (number, other) in result.servers.iter().enumerate() {
+        if number > 0 && !PEERS.contains(&other.name.as_str()) {
+            continue;
+        }
+        for server in result.servers.iter().filter(|server| server.name != other.name) {
+            let what = format!("{} to {}, ({}), of {starts} starts", server.name, other.name, result.name);
+            println!("{}", judge(&what, server.ratios_by_start(other), starts, Goal::Known));
+        }
+    }
 }
 
 /// Prints what the figures were measured on.

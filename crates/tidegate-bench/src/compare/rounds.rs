@@ -1,6 +1,7 @@
 //! The rounds of one scenario: every server a turn, in an order that evens out.
 
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub struct Contestant {
 pub struct Slice {
     /// In which round it was.
     pub round: usize,
+    /// Of which start of the servers.
+    pub start: usize,
     /// Which server's it was.
     #[serde(skip)]
     pub contestant: usize,
@@ -57,23 +60,30 @@ pub struct Record {
     pub not_quiet: usize,
 }
 
-/// Gives every contestant its turns of length `slice`.
+/// Gives every contestant, started for the `start`th time, its turns of length `slice` in these rounds.
 ///
 /// # Errors
 ///
 /// The first failure of a server or worker, with the server's name.
-pub fn run(contestants: &mut [Contestant], slice: Duration, options: &Options) -> io::Result<Record> {
-    let mut record = Record::default();
+pub fn run(
+    contestants: &mut [Contestant],
+    start: usize,
+    rounds: Range<usize>,
+    slice: Duration,
+    options: &Options,
+    record: &mut Record,
+) -> io::Result<()> {
     for contestant in contestants.iter_mut() {
         contestant.worker.turn(WARM_UP).map_err(|error| named(contestant, &error))?;
     }
-    for round in 0..options.rounds {
+    for round in rounds {
         if !machine::wait_for_quiet(options.quiet_wait) {
             record.not_quiet += 1;
         }
         for number in order_of(round, contestants.len()) {
             let contestant = &mut contestants[number];
-            let turn = take_turn(contestant, round, number, slice).map_err(|error| named(contestant, &error))?;
+            let turn =
+                take_turn(contestant, (start, round), number, slice).map_err(|error| named(contestant, &error))?;
             if turn.wait <= options.max_wait {
                 record.slices.push(turn);
             } else {
@@ -81,10 +91,15 @@ pub fn run(contestants: &mut [Contestant], slice: Duration, options: &Options) -
             }
         }
     }
-    Ok(record)
+    Ok(())
 }
 
-fn take_turn(contestant: &mut Contestant, round: usize, number: usize, length: Duration) -> io::Result<Slice> {
+fn take_turn(
+    contestant: &mut Contestant,
+    (start, round): (usize, usize),
+    number: usize,
+    length: Duration,
+) -> io::Result<Slice> {
     let (server, client) = (contestant.server.pid(), contestant.worker.pid());
     let (server_before, client_before) = (Usage::of(server)?, Usage::of(client)?);
     let turn = contestant.worker.turn(length)?;
@@ -92,6 +107,7 @@ fn take_turn(contestant: &mut Contestant, round: usize, number: usize, length: D
     let client = Usage::of(client)?.since(client_before);
     Ok(Slice {
         round,
+        start,
         contestant: number,
         requests: turn.requests,
         elapsed_ns: turn.elapsed_ns,

@@ -71,6 +71,21 @@ impl ServerSummary {
         let (own, theirs): (Vec<_>, Vec<_>) = (self.slices.iter().collect(), other.slices.iter().collect());
         paired_ratios(&own, &theirs)
     }
+
+    /// The medians of the ratios to another server, one for each start of both.
+    #[must_use]
+    pub fn ratios_by_start(&self, other: &ServerSummary) -> Vec<f64> {
+        let starts = self.slices.iter().map(|slice| slice.start + 1).max().unwrap_or(0);
+        let of = |server: &'_ ServerSummary, start| -> Vec<Slice> {
+            server.slices.iter().filter(|slice| slice.start == start).cloned().collect()
+        };
+        let median = |start| {
+            let (own, theirs) = (of(self, start), of(other, start));
+            let (own, theirs): (Vec<_>, Vec<_>) = (own.iter().collect(), theirs.iter().collect());
+            Spread::of(paired_ratios(&own, &theirs)).map(|spread| spread.median)
+        };
+        (0..starts).filter_map(median).collect()
+    }
 }
 
 /// Sums up the turns of all servers; `names` are in the order of their numbers.
@@ -151,6 +166,7 @@ mod tests {
     fn slice(round: usize, contestant: usize, requests: u64) -> Slice {
         Slice {
             round,
+            start: round / 2,
             contestant,
             requests,
             elapsed_ns: 1_000_000_000,
@@ -175,6 +191,21 @@ mod tests {
         let ratio = summaries[1].ratio_to("x").map(|spread| spread.median);
         assert_eq!(ratio, Some(1.5));
         assert_eq!(summaries[1].slices_kept, 2);
+    }
+
+    #[test]
+    fn each_start_has_one_ratio_and_those_with_no_round_in_common_have_none() {
+        // Two rounds a start: ratios 2 and 4 of the first, none of the second, 4 of the third.
+        let slices = [
+            [slice(0, 0, 100_000), slice(0, 1, 200_000)],
+            [slice(1, 0, 100_000), slice(1, 1, 400_000)],
+            [slice(2, 0, 100_000), slice(3, 1, 900_000)],
+            [slice(4, 0, 100_000), slice(4, 1, 400_000)],
+        ]
+        .concat();
+        let summaries = sum_up(&["x", "y"], &slices);
+        assert_eq!(summaries[1].ratios_by_start(&summaries[0]), [3.0, 4.0]);
+        assert_eq!(summaries[0].ratios_by_start(&summaries[1]).len(), 2);
     }
 
     #[test]

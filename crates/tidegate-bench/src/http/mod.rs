@@ -157,6 +157,7 @@ fn take_turn(
     let served = Usage::of(pid)?.since(before);
     Ok(Slice {
         round,
+        start: 0,
         contestant: place,
         requests: outcome.requests,
         elapsed_ns,

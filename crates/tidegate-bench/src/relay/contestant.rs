@@ -227,6 +227,7 @@ impl Contestant {
         self.relay.still_runs()?;
         Ok(Slice {
             round,
+            start: 0,
             contestant,
             requests,
             elapsed_ns,
