@@ -380,7 +380,8 @@ impl Machine {
             self.owe_writable(0);
         }
         self.marks.set(Mark::QueueHigh, self.marks.has(Mark::AboveHigh) && !rules.reads_on);
-        if rules.reads_on {
+        // What was refused for lack of memory still waits for some, whatever the rules: told of room at once, the handler could be refused for ever.
+        if rules.reads_on && !self.marks.has(Mark::OwesWritable) {
             self.marks.set(Mark::WaitsForMemory, false);
         }
         if !matches!(pools.flows.control(self.flow).overflow, Overflow::Wait { .. } | Overflow::Ask(_)) {
@@ -388,8 +389,10 @@ impl Machine {
         }
         self.marks.set(Mark::ToldAfterSend, self.waits_to_be_sent());
         self.after_shrinking(now, pools);
-        if self.marks.has_any(Self::STRAINED) {
-            self.marks.set(Mark::QueueWatched, true);
+        // The timer is set to what the rules before allowed: what begins under these has to move it.
+        let is_strained = self.marks.has_any(Self::STRAINED);
+        self.marks.set(Mark::QueueWatched, is_strained);
+        if is_strained {
             self.marks.set(Mark::Rearm, true);
         }
         Ok(())

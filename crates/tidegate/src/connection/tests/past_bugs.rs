@@ -134,3 +134,48 @@ fn what_waits_for_the_handler_leaves_memory_for_a_reply() {
     bench.machine.resume_read();
     assert_eq!(bench.steps(), ["Deliver"]);
 }
+
+/// Rules that read on let a connection off the line for send memory, although a message of it had been refused for that: the handler was told
+/// of room, tried again, was refused again, set its rules again, and the I/O thread did nothing else from then on.
+#[test]
+fn new_rules_make_no_room_for_what_was_refused_for_lack_of_memory() {
+    for overflow in [Overflow::default(), Overflow::DropOldest] {
+        let mut bench = Bench::roomy();
+        assert_eq!(bench.steps(), ["Receive"]);
+        let used = use_up(&bench.pools.lease);
+        let refused = bench.send(vec![1; 2 * CREDIT_BYTES]).expect_err("all memory is others'");
+        assert!(matches!(refused.why, Refusal::NoMemory { .. }), "{:?}", refused.why);
+        let rules = FlowControl { overflow, reads_above_mark: true, ..bench.pools.flows.control(0).clone() };
+        bench.machine.set_flow(rules, bench.now, &mut bench.pools).expect("sound");
+        assert_eq!(bench.steps(), ["PauseReceive"]);
+        bench.pools.lease.refund(used);
+        bench.machine.memory_is_back();
+        assert_eq!(bench.steps(), ["Writable", "Receive"]);
+    }
+}
+
+/// The timer was still set to what the rules before had allowed, from when the queue had been above their mark: with shorter limits the
+/// connection outlived them by as much.
+#[test]
+fn shorter_limits_of_new_rules_move_the_timer_that_those_before_had_set() {
+    let limits = |millis, mark| FlowControl {
+        over_mark_limit: Some(Duration::from_millis(millis)),
+        high_mark_bytes: mark,
+        low_mark_bytes: mark,
+        ..small_queue()
+    };
+    let mut bench = Bench::with_queue(8, 1 << 20, small_flow(), &limits(60_000, 0));
+    let begun = bench.occupy();
+    bench.send(vec![1; 1_000]).expect("taken");
+    assert!(bench.machine.wants_rearming());
+    assert_eq!(bench.machine.next_look(bench.now, &bench.pools), bench.now + Duration::from_secs(60));
+    // No longer above the mark, and then above it again.
+    bench.machine.set_flow(limits(50, 2_000), bench.now, &mut bench.pools).expect("sound");
+    bench.machine.wants_rearming();
+    bench.send(vec![1; 2_000]).expect("taken");
+    assert!(bench.machine.wants_rearming(), "the timer is in a minute");
+    assert_eq!(bench.machine.next_look(bench.now, &bench.pools), bench.now + Duration::from_millis(50));
+    bench.pass(Duration::from_millis(50));
+    assert_eq!(bench.machine.ending(), Some(CloseReason::SlowConsumer));
+    drop(begun);
+}
