@@ -19,16 +19,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a relay may take to print its ceiling.
 const CEILING_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Lets every relay be filled, one after the other, and prints what it held. Then every stream is read on and compared.
+/// Lets every relay be filled, one after the other, and prints what it held. Then every stream is read on and compared. One that fails doesn't
+/// keep the others from being looked at: the first failure is returned when all were.
 pub fn run(load: &Load, options: &Options, far_end: SocketAddr) -> io::Result<()> {
     println!("\n### {}: {}\n", load.name, load.title());
     println!("| relay | resident before, KiB | resident at most, KiB | a connection, KiB | ceiling, KiB | verdict |");
     println!("| --- | --- | --- | --- | --- | --- |");
+    let mut outcome = Ok(());
     for relay in &options.relays {
         let named = |error: io::Error| io::Error::other(format!("{}: {error}", relay.name()));
-        print_row(load, relay, far_end).map_err(named)?;
+        outcome = outcome.and(print_row(load, relay, far_end).map_err(named));
     }
-    Ok(())
+    outcome
 }
 
 fn print_row(load: &Load, relay: &Relay, far_end: SocketAddr) -> io::Result<()> {

@@ -19,6 +19,10 @@ pub(super) fn freeing_a_send_before_its_last_completion_is_caught<F: Plantable>(
         assert!(message.contains("freed before its last completion"), "caught by something else: {message}");
     }
     cancel_a_recorded_send::<F>(|_| {});
+    if cfg!(not(debug_assertions)) {
+        // What was freed keeps its content then, and the peer gets what it was to get.
+        return;
+    }
     let message = panic_message(|| cancel_a_recorded_send::<F>(F::plant_free_on_cancel));
     assert!(message.contains("what the peer got: byte 0 is 0xdb"), "caught by something else: {message}");
 }
