@@ -893,7 +893,10 @@ impl<E: Engine> IoThread<E> {
         if self.phase == Phase::Aborting {
             self.slots[index].machine.grace_over(&mut self.pools);
         }
+        let mut steps = 0_u32;
         loop {
+            steps += 1;
+            debug_assert!(steps < 1_000_000, "steps without end");
             if self.phase == Phase::Draining {
                 self.close_if_idle(index);
             }

@@ -57,13 +57,15 @@ pub struct Publisher {
     dropped: u64,
     /// Whether it may end as a slow consumer.
     may_be_slow: bool,
+    /// The client takes what comes of any policy.
+    is_asked_for_policies: bool,
 }
 
 impl Publisher {
     const MESSAGES: u64 = 400;
 
     pub fn new(witness: Witness) -> Self {
-        Self { witness, next: 1, dropped: 0, may_be_slow: false }
+        Self { witness, next: 1, dropped: 0, may_be_slow: false, is_asked_for_policies: false }
     }
 
     fn message(number: u64, length: usize) -> Vec<u8> {
@@ -74,7 +76,8 @@ impl Publisher {
         bytes
     }
 
-    fn publish(&mut self, connection: &mut Connection<'_>) {
+    /// Publishes some more. Whether the connection is still served: a policy may have ended it.
+    fn publish(&mut self, connection: &mut Connection<'_>) -> bool {
         for _ in 0..connection.random() % 12 {
             if self.next > Self::MESSAGES {
                 break;
@@ -94,11 +97,27 @@ impl Publisher {
                     if dropping && refused.why != Refusal::Closing && !matches!(refused.why, Refusal::TooLarge { .. }) {
                         self.witness.complaints.add(format!("refused by a policy that drops: {refused}"));
                     }
-                    break;
+                    return !matches!(refused.why, Refusal::Closing | Refusal::SlowConsumer { .. });
                 }
             }
             self.look(connection);
         }
+        true
+    }
+
+    fn change_policy(&mut self, connection: &mut Connection<'_>) {
+        let choice = connection.random();
+        let limit = Duration::from_millis(50 + choice % 1_000);
+        let flow = FlowControl {
+            overflow: overflow(choice, limit),
+            over_mark_limit: choice.is_multiple_of(5).then_some(limit),
+            queue_messages: 1 + (choice >> 8) as u32 % 40,
+            reads_above_mark: (choice >> 16).is_multiple_of(3),
+            ..connection.flow()
+        };
+        // The table of an I/O thread is small: it may be full.
+        drop(connection.set_flow(flow));
+        self.look(connection);
     }
 
     /// What is known of the queue must agree with what was told.
@@ -126,17 +145,8 @@ impl Handler for Publisher {
     fn on_read(&mut self, connection: &mut Connection<'_>, data: Buffer) {
         self.witness.hears(data.len());
         // Whatever a client says, it wants another policy.
-        let choice = connection.random();
-        let limit = Duration::from_millis(50 + choice % 1_000);
-        let flow = FlowControl {
-            overflow: overflow(choice, limit),
-            over_mark_limit: choice.is_multiple_of(5).then_some(limit),
-            queue_messages: 1 + (choice >> 8) as u32 % 40,
-            ..connection.flow()
-        };
-        // The table of an I/O thread is small: it may be full.
-        drop(connection.set_flow(flow));
-        self.look(connection);
+        self.is_asked_for_policies = true;
+        self.change_policy(connection);
     }
 
     fn on_timer(&mut self, connection: &mut Connection<'_>, _timer: u8) {
@@ -150,7 +160,11 @@ impl Handler for Publisher {
     }
 
     fn on_writable(&mut self, connection: &mut Connection<'_>) {
-        self.publish(connection);
+        let is_served = self.publish(connection);
+        // Also in the middle of what it waits for: no policy may tell it of room that isn't there, for ever.
+        if is_served && self.is_asked_for_policies && connection.random().is_multiple_of(4) {
+            self.change_policy(connection);
+        }
     }
 
     fn on_sent(&mut self, _connection: &mut Connection<'_>, bytes: usize) {
