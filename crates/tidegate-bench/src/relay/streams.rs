@@ -18,8 +18,9 @@ const READ_BYTES: usize = 1 << 20;
 /// without any work of the relay. Left to itself the kernel makes that 32 MiB for each stream, a sixth of what comes in a turn of 600 ms, and all
 /// streams of all relays together run into the limit of the memory for TCP.
 const RECEIVE_BUFFER_BYTES: usize = 512 << 10;
-/// How long a stream may be silent. The kernel drops what a receiver that has stopped has no room for, and its sender tries again after a
-/// time that doubles: 13.8 s were seen after a stop of 5 s, while the relay had nothing to do but wait.
+/// How long all streams may be silent. The kernel drops what a receiver that has stopped has no room for, and its sender tries again after a
+/// time that doubles for as long as it is stopped: 13.8 s were seen after a stop of 5 s, while the relay could do nothing but wait. So they are
+/// read at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which connections are ready.
@@ -78,37 +79,60 @@ impl Streams {
     pub fn new(streams: Vec<TcpStream>) -> io::Result<Streams> {
         let poll = Poll::new()?;
         for (key, stream) in streams.iter().enumerate() {
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_nonblocking(true)?;
             SockRef::from(stream).set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
             poll.add(stream.as_raw_fd(), key as u64, libc::EPOLLIN as u32)?;
         }
         Ok(Streams { poll, places: vec![0; streams.len()], streams })
     }
 
-    /// Compares the next bytes of every stream with what was sent. Not to be called any more when something was received unread.
+    /// Compares the next bytes of every stream with what was sent, of all streams at once. Not to be called any more when something was received
+    /// unread.
     pub fn check(&mut self) -> io::Result<()> {
+        let poll = Poll::new()?;
+        for (key, stream) in self.streams.iter().enumerate() {
+            // Told once, and read until nothing is left.
+            poll.add(stream.as_raw_fd(), key as u64, (libc::EPOLLIN | libc::EPOLLET) as u32)?;
+        }
+        let ends: Vec<usize> = self.places.iter().map(|place| place + CHECKED_BYTES).collect();
+        let mut left = ends.len();
         let mut buffer = vec![0; 64 << 10];
-        for (number, (stream, place)) in self.streams.iter_mut().zip(&mut self.places).enumerate() {
-            let end = *place + CHECKED_BYTES;
-            while *place < end {
-                let bytes = stream.read(&mut buffer).map_err(|error| match error.kind() {
-                    io::ErrorKind::WouldBlock => io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!("stream {number} is read, and silent for {} s at byte {place}", PATIENCE.as_secs()),
-                    ),
-                    _ => error,
-                })?;
-                if bytes == 0 {
-                    return Err(io::Error::other(format!("stream {number} has ended at byte {place}")));
+        while left > 0 {
+            let ready: Vec<u64> = poll.wait(PATIENCE.as_millis() as i32)?.collect();
+            if ready.is_empty() {
+                let number = (0..ends.len()).find(|&number| self.places[number] < ends[number]).unwrap_or(0);
+                let (place, seconds) = (self.places[number], PATIENCE.as_secs());
+                let text =
+                    format!("stream {number} is read, and silent for {seconds} s at byte {place}, as {left} are");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            for number in ready.into_iter().map(|key| key as usize) {
+                if self.places[number] < ends[number] && self.check_one(number, ends[number], &mut buffer)? {
+                    left -= 1;
                 }
-                let wrong = (0..bytes).find(|&at| buffer[at] != byte_at(*place + at));
-                if let Some(at) = wrong {
-                    return Err(io::Error::other(format!("stream {number}: a wrong byte at {}", *place + at)));
-                }
-                *place += bytes;
             }
         }
         Ok(())
+    }
+
+    /// Compares what has come of one stream; whether it has come to `end`.
+    fn check_one(&mut self, number: usize, end: usize, buffer: &mut [u8]) -> io::Result<bool> {
+        let (stream, place) = (&mut self.streams[number], &mut self.places[number]);
+        while *place < end {
+            let bytes = match stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                result => result?,
+            };
+            if bytes == 0 {
+                return Err(io::Error::other(format!("stream {number} has ended at byte {place}")));
+            }
+            let wrong = (0..bytes).find(|&at| buffer[at] != byte_at(*place + at));
+            if let Some(at) = wrong {
+                return Err(io::Error::other(format!("stream {number}: a wrong byte at {}", *place + at)));
+            }
+            *place += bytes;
+        }
+        Ok(true)
     }
 
     /// Takes what comes for so long, unread: how many bytes, in what time.
