@@ -181,7 +181,7 @@ proptest! {
     // A case takes less than a millisecond, and what a change of the rules can do wrong was seen in one of 20,000.
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
-        cases: 8 * ProptestConfig::default().cases,
+        cases: 2_048,
         ..ProptestConfig::default()
     })]
 
