@@ -388,8 +388,10 @@ impl Machine {
         }
         self.marks.set(Mark::ToldAfterSend, self.waits_to_be_sent());
         self.after_shrinking(now, pools);
-        if self.marks.has_any(Self::STRAINED) {
-            self.marks.set(Mark::QueueWatched, true);
+        // A timer that was set by the old rules may be later than the new ones allow, or there is none: what begins next sets it anew.
+        let is_strained = self.marks.has_any(Self::STRAINED);
+        self.marks.set(Mark::QueueWatched, is_strained);
+        if is_strained {
             self.marks.set(Mark::Rearm, true);
         }
         Ok(())

@@ -134,3 +134,36 @@ fn what_waits_for_the_handler_leaves_memory_for_a_reply() {
     bench.machine.resume_read();
     assert_eq!(bench.steps(), ["Deliver"]);
 }
+
+/// The timer stayed where the old rules had set it, or there was none, when the queue was short at the change and grew only afterwards: a
+/// consumer that was too slow by the new rules was ended late, or never.
+#[test]
+fn a_limit_of_time_that_comes_with_other_rules_is_kept_also_when_the_queue_was_short_at_the_change() {
+    let rules = |limit: Option<u64>| FlowControl { over_mark_limit: limit.map(Duration::from_secs), ..small_queue() };
+    for old in [Some(60), None] {
+        let mut bench = Bench::with_queue(8, 1 << 20, small_flow(), &rules(old));
+        let mut armed = Time::MAX;
+        // As an I/O thread does it: it sets the timer when it is asked to, and at no other time.
+        let mut arm = |bench: &mut Bench| {
+            if bench.machine.wants_rearming() {
+                armed = bench.machine.next_look(bench.now, &bench.pools);
+            }
+            armed
+        };
+        let begun = bench.occupy();
+        bench.send(vec![1; 15_000]).expect("taken");
+        bench.machine.set_flow(rules(old), bench.now, &mut bench.pools).expect("rules that fit");
+        arm(&mut bench);
+        bench.sent_all(begun);
+        let begun = bench.gather();
+        arm(&mut bench);
+        bench.machine.set_flow(rules(Some(1)), bench.now, &mut bench.pools).expect("rules that fit");
+        arm(&mut bench);
+        assert!(matches!(bench.send(vec![2; 15_000]), Ok(Sent::OverMark)));
+        let (armed, due) = (arm(&mut bench), bench.now + Duration::from_secs(1));
+        assert!(armed <= due, "it is due at {due}, and the timer is set to {armed} (the old limit: {old:?} s)");
+        bench.wait(Duration::from_secs(1));
+        assert_eq!(bench.machine.reason, Some(CloseReason::SlowConsumer));
+        drop(begun);
+    }
+}
