@@ -313,6 +313,12 @@ impl Machine {
         ends.min().unwrap_or(Time::MAX)
     }
 
+    /// When those of the limits of time that run now end.
+    pub(super) fn queue_runs_out(&self, pools: &Pools) -> Time {
+        let ends = self.queue_clocks(pools).into_iter().filter_map(|(since, limit)| Some(since? + limit?));
+        ends.min().unwrap_or(Time::MAX)
+    }
+
     /// Ends a connection whose queue has been without room, or over its mark, for too long.
     pub(super) fn judge_queue(&mut self, now: Time, pools: &mut Pools) {
         if !self.marks.has(Mark::QueueWatched) {

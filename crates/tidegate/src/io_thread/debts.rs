@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::shared::ConnectionKey;
 use super::{IoThread, Listed, is_current};
 use crate::engine::Engine;
+use crate::time::Time;
 
 /// Connections whose handlers are owed an `on_writable`. Empty unless [`Engine::IS_CHECKED`].
 #[derive(Default)]
@@ -53,5 +54,25 @@ impl<E: Engine> IoThread<E> {
         let settled = self.slots.iter_mut().filter(|(_, slot)| slot.in_use && !slot.listed.is_in(Listed::DIRTY));
         let mut neglected = settled.filter_map(|(index, slot)| Some((index, slot.machine.neglected(pools)?)));
         neglected.next().map(|(index, how)| format!("connection {index} {how}"))
+    }
+
+    /// A time at which something must happen and nobody looks, between two turns.
+    pub(crate) fn lost_timer(&mut self) -> Option<String> {
+        let (pools, wheel, now) = (&self.pools, &self.context.wheel, self.context.now);
+        let lost = self.context.handler_timers.iter().find(|(_, key)| wheel.deadline_of(**key).is_none());
+        if let Some(((index, timer), _)) = lost {
+            return Some(format!("timer {timer} of connection {index} is set, and will not fire"));
+        }
+        let settled = self.slots.iter_mut().filter(|(_, slot)| slot.in_use && !slot.listed.is_in(Listed::DIRTY));
+        let mut late = settled.filter_map(|(index, slot)| {
+            if slot.machine.awaits_rearming() {
+                return Some(format!("connection {index} waits for its timer to be set"));
+            }
+            let latest = slot.machine.latest_look(now, pools);
+            let armed = slot.timer.and_then(|key| wheel.deadline_of(key)).unwrap_or(Time::MAX);
+            (armed > latest)
+                .then(|| format!("something of connection {index} is due at {latest}, and its timer is set to {armed}"))
+        });
+        late.next()
     }
 }
