@@ -1,9 +1,11 @@
 //! A second account of who is owed what, kept where a simulation looks: that of a connection says nothing when it is wrong itself.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::shared::ConnectionKey;
-use super::{IoThread, Listed, is_current};
+use super::timers::TICK_NANOS;
+use super::{IoThread, Listed, Phase, is_current};
 use crate::engine::Engine;
 use crate::time::Time;
 
@@ -62,6 +64,9 @@ impl<E: Engine> IoThread<E> {
         let lost = self.context.handler_timers.iter().find(|(_, key)| wheel.deadline_of(**key).is_none());
         if let Some(((index, timer), _)) = lost {
             return Some(format!("timer {timer} of connection {index} is set, and will not fire"));
+        }
+        if self.phase == Phase::Draining && now > self.grace_ends + Duration::from_nanos(TICK_NANOS) {
+            return Some(format!("the grace of the drain was over at {}, and is not at {now}", self.grace_ends));
         }
         let settled = self.slots.iter_mut().filter(|(_, slot)| slot.in_use && !slot.listed.is_in(Listed::DIRTY));
         let mut late = settled.filter_map(|(index, slot)| {
