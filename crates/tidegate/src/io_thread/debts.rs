@@ -58,6 +58,19 @@ impl<E: Engine> IoThread<E> {
         neglected.next().map(|(index, how)| format!("connection {index} {how}"))
     }
 
+    /// A line that counts others than those who stand in it, between two turns: it would keep their places for ever.
+    pub(crate) fn miscounted_line(&mut self) -> Option<String> {
+        let lines = [
+            ("send memory", Listed::MEMORY_LINE, self.memory_line.count()),
+            ("a turn to send", Listed::SEND_LINE, self.send_line.count()),
+        ];
+        lines.into_iter().find_map(|(what, list, count)| {
+            let standing = self.slots.iter_mut().filter(|(_, slot)| slot.in_use && slot.listed.is_in(list)).count();
+            (standing != count)
+                .then(|| format!("{standing} connections wait for {what}, and their line counts {count}"))
+        })
+    }
+
     /// A time at which something must happen and nobody looks, between two turns.
     pub(crate) fn lost_timer(&mut self) -> Option<String> {
         let (pools, wheel, now) = (&self.pools, &self.context.wheel, self.context.now);

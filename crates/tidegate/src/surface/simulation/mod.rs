@@ -373,6 +373,9 @@ impl Simulation {
         if let Some(what) = self.threads.iter_mut().flatten().find_map(IoThread::neglected) {
             return Err(self.violation(what));
         }
+        if let Some(what) = self.threads.iter_mut().flatten().find_map(IoThread::miscounted_line) {
+            return Err(self.violation(what));
+        }
         if let Some(what) = self.threads.iter_mut().flatten().find_map(IoThread::lost_timer) {
             return Err(self.violation(what));
         }
