@@ -222,3 +222,16 @@ fn one_script_is_one_history() {
     };
     assert_eq!(run(), run());
 }
+
+/// The accept that failed has left it in the backlog, where the engine doesn't look again by itself, whatever credit it has.
+#[test]
+fn a_connection_that_an_accept_has_failed_for_is_served_though_nobody_else_comes() {
+    let (mut simulation, address) = serving(Simulation::new(7));
+    simulation.strike_on(Fault::AcceptFailed, 1);
+    let client = Echoing::new(100);
+    let back_at = Rc::clone(&client.back_at);
+    simulation.client(address, Duration::ZERO, client);
+    let report = simulation.run().unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!((report.connections(), report.bytes_sent()), (1, 100));
+    assert!(back_at.get().is_some_and(|at| at >= Time::ZERO + Duration::from_millis(10)), "{back_at:?}");
+}

@@ -3,6 +3,7 @@
 use super::machine::{Life, Machine};
 use super::marks::{Mark, Marks};
 use super::messages::Pools;
+use crate::time::Time;
 
 impl Machine {
     /// Whether the handler will be told when there is room, as far as the machine knows.
@@ -13,6 +14,37 @@ impl Machine {
     /// Whether the handler is to be told when there is room, if it was ever promised: nobody is once the end has begun.
     pub(crate) fn may_be_told(&self) -> bool {
         self.life == Life::Open && !self.marks.has(Mark::ShutdownWanted)
+    }
+
+    /// Until when somebody must look at the time, or something that runs now would end late; [`Time::MAX`]: nothing runs.
+    ///
+    /// Not [`next_look`](Self::next_look), which also counts what may begin later: the timer may be earlier than this, and never later.
+    pub(crate) fn latest_look(&self, now: Time, pools: &Pools) -> Time {
+        let flow = &pools.flow;
+        let mut latest = self.deadline();
+        let is_sending = matches!(self.life, Life::Open | Life::Draining) && self.marks.has(Mark::Sending);
+        if let (true, Some(progress)) = (is_sending, flow.min_send_progress) {
+            latest = latest.min(self.paced + progress.within);
+        }
+        if self.life != Life::Open {
+            return latest;
+        }
+        if let (false, Some(timeout)) = (self.marks.has(Mark::Spoke), flow.first_byte_timeout) {
+            latest = latest.min(self.active + timeout);
+        }
+        if let Some(timeout) = flow.idle_timeout {
+            // Nobody notes when it became idle.
+            latest = latest.min(now + timeout);
+        }
+        if let (true, Some(rate)) = (self.is_paced_in(), flow.min_receive_rate) {
+            latest = latest.min(self.term + rate.within);
+        }
+        latest.min(self.queue_runs_out(pools))
+    }
+
+    /// Whether the timer is to be set anew.
+    pub(crate) fn awaits_rearming(&self) -> bool {
+        self.marks.has(Mark::Rearm) && !matches!(self.life, Life::Closing(_) | Life::Closed)
     }
 
     /// What was to be done and has not been, when there is nothing left to do for this connection until something happens.

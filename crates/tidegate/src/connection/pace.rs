@@ -283,7 +283,7 @@ impl Machine {
     }
 
     /// Whether the clock of `min_receive_rate` runs.
-    fn is_paced_in(&self) -> bool {
+    pub(super) fn is_paced_in(&self) -> bool {
         self.life == Life::Open && self.marks.has(Mark::Receiving) && self.term != Time::MAX
     }
 

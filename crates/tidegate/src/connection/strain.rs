@@ -313,6 +313,12 @@ impl Machine {
         ends.min().unwrap_or(Time::MAX)
     }
 
+    /// When those of the limits of time that run now end.
+    pub(super) fn queue_runs_out(&self, pools: &Pools) -> Time {
+        let ends = self.queue_clocks(pools).into_iter().filter_map(|(since, limit)| Some(since? + limit?));
+        ends.min().unwrap_or(Time::MAX)
+    }
+
     /// Ends a connection whose queue has been without room, or over its mark, for too long.
     pub(super) fn judge_queue(&mut self, now: Time, pools: &mut Pools) {
         if !self.marks.has(Mark::QueueWatched) {
@@ -389,7 +395,7 @@ impl Machine {
         }
         self.marks.set(Mark::ToldAfterSend, self.waits_to_be_sent());
         self.after_shrinking(now, pools);
-        // The timer is set to what the rules before allowed: what begins under these has to move it.
+        // A timer that was set by the old rules may be later than the new ones allow, or there is none: what begins next sets it anew.
         let is_strained = self.marks.has_any(Self::STRAINED);
         self.marks.set(Mark::QueueWatched, is_strained);
         if is_strained {

@@ -95,6 +95,8 @@
 //!   `Closed`. A connected socket sends what it is given at once (`TCP_NODELAY`).
 
 #[cfg(unix)]
+mod accept_error;
+#[cfg(unix)]
 pub(crate) mod readiness;
 #[cfg(unix)]
 mod spin;

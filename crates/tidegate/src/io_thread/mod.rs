@@ -279,6 +279,8 @@ pub(crate) struct IoThread<E: Engine> {
     connections: u32,
     phase: Phase,
     shutdown_grace: Duration,
+    /// When the grace of a drain is over.
+    grace_ends: Time,
     /// Something was left over: the next poll must not sleep.
     more_to_do: bool,
     /// Some table wants to know whom it will be called for.
@@ -348,6 +350,7 @@ impl<E: Engine> IoThread<E> {
             connections: 0,
             phase: Phase::Running,
             shutdown_grace: setup.shutdown_grace,
+            grace_ends: Time::MAX,
             more_to_do: true,
             engine: setup.engine,
         }

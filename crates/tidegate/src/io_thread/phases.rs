@@ -27,7 +27,8 @@ impl<E: Engine> IoThread<E> {
             Phase::Running => {}
             Phase::Draining => {
                 self.context.wheel.insert(self.context.now + self.shutdown_grace / 2, Timer::HalfGrace);
-                self.context.wheel.insert(self.context.now + self.shutdown_grace, Timer::Grace);
+                self.grace_ends = self.context.now + self.shutdown_grace;
+                self.context.wheel.insert(self.grace_ends, Timer::Grace);
                 // Every connection is looked at in flush: what is idle is closed there.
                 for index in self.mark_all_dirty() {
                     self.call(index, |table, handler, view| table.on_drain(handler, view));

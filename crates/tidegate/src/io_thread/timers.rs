@@ -210,6 +210,12 @@ impl<T: Copy> TimerWheel<T> {
         Some(Time::from_nanos(event.tick.saturating_mul(TICK_NANOS)))
     }
 
+    /// When a timer is due; `None` if it has fired or was cancelled.
+    pub(crate) fn deadline_of(&self, key: TimerKey) -> Option<Time> {
+        let node = self.nodes.get(key.index as usize)?;
+        (node.generation == key.generation && node.list != UNUSED).then_some(node.deadline)
+    }
+
     /// The values of all timers that are set, in no particular order. Walks every node there ever was.
     pub(crate) fn values(&self) -> impl Iterator<Item = T> {
         self.nodes.iter().filter(|node| node.list != UNUSED).map(|node| node.value)

@@ -51,6 +51,11 @@ impl<K: Copy> Line<K> {
         None
     }
 
+    /// How many wait, as far as it was told who left.
+    pub(crate) fn count(&self) -> usize {
+        self.waiting.len() - self.left
+    }
+
     /// Whether nobody waits. Places of those who have left count until they are cleaned: `next` tells for sure.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()

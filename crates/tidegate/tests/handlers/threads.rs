@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use tidegate::{Accepted, Bound, Limits, Server, ServerHandle, task};
+use tidegate::{Bound, Limits, Server, ServerHandle, task};
 
 use crate::harness::{DEADLINE, any_port, connect, engine};
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidegate::{Buffer, CloseReason, Connection, ConnectionHandle, Handler, Refusal};
+use tidegate::{Buffer, CloseReason, Connection, ConnectionHandle, Handler, Refusal, Time};
 
 use super::services::Witness;
 
@@ -23,13 +23,20 @@ struct Acquaintance {
     number: u64,
     handle: ConnectionHandle<Gossip>,
     is_over: bool,
-    was_aborted: bool,
+    /// When it was aborted, if it was while it was there.
+    aborted_at: Option<Time>,
+    /// When it was first served after that: in the turn that meets the abort what had come before is still delivered.
+    last_served_at: Option<Time>,
+    /// How many messages its mailbox has taken.
+    told: u64,
 }
 
 /// What one tells another.
 pub struct Gossip {
     /// Who is meant.
     to: u64,
+    /// Which of the messages for them it is, counted from 1.
+    which: u64,
 }
 
 /// Sends back what comes, and bothers others meanwhile.
@@ -37,6 +44,8 @@ pub struct Gossiping {
     village: Village,
     witness: Witness,
     number: u64,
+    /// How many messages have come.
+    told: u64,
 }
 
 impl Village {
@@ -50,7 +59,7 @@ impl Village {
 
 impl Gossiping {
     pub fn new(village: Village, witness: Witness) -> Self {
-        Self { village, witness, number: u64::MAX }
+        Self { village, witness, number: u64::MAX, told: 0 }
     }
 
     /// Tells somebody something; aborts one in a while, which must do nothing if it is over.
@@ -61,11 +70,23 @@ impl Gossiping {
         if other.is_over && connection.random().is_multiple_of(2) {
             other.handle.abort();
         } else if !other.is_over && connection.random().is_multiple_of(100) {
-            other.was_aborted = true;
+            other.aborted_at.get_or_insert(connection.now());
             other.handle.abort();
-        } else {
+        } else if other.handle.post(Gossip { to: other.number, which: other.told + 1 }).is_ok() {
             // A full mailbox refuses: that is its right.
-            drop(other.handle.post(Gossip { to: other.number }));
+            other.told += 1;
+        }
+    }
+
+    /// Sees whether it is served although it was aborted.
+    fn is_served(&self, now: Time) {
+        let mut known = self.village.known();
+        if let Some(own) = known.latest.iter_mut().find(|other| other.number == self.number)
+            && let Some(aborted_at) = own.aborted_at.filter(|&aborted_at| now > aborted_at)
+            && *own.last_served_at.get_or_insert(now) != now
+        {
+            let number = self.number;
+            self.witness.complaints.add(format!("gossip {number} was aborted at {aborted_at}, and is served at {now}"));
         }
     }
 }
@@ -78,13 +99,16 @@ impl Handler for Gossiping {
         self.number = known.count;
         known.count += 1;
         let handle = connection.handle();
-        known.latest.push_back(Acquaintance { number: self.number, handle, is_over: false, was_aborted: false });
+        let number = self.number;
+        let (aborted_at, last_served_at) = (None, None);
+        known.latest.push_back(Acquaintance { number, handle, is_over: false, aborted_at, last_served_at, told: 0 });
         if known.latest.len() > Village::REMEMBERED {
             known.latest.pop_front();
         }
     }
 
     fn on_read(&mut self, connection: &mut Connection<'_, Gossip>, data: Buffer) {
+        self.is_served(connection.now());
         self.witness.hears(data.len());
         if let Err(refused) = connection.send(data)
             && refused.why != Refusal::Closing
@@ -94,13 +118,20 @@ impl Handler for Gossiping {
         self.bother(connection);
     }
 
-    fn on_message(&mut self, _connection: &mut Connection<'_, Gossip>, gossip: Gossip) {
+    fn on_message(&mut self, connection: &mut Connection<'_, Gossip>, gossip: Gossip) {
+        self.is_served(connection.now());
         if gossip.to != self.number {
             self.witness.complaints.add(format!("a message for gossip {} came to gossip {}", gossip.to, self.number));
         }
+        self.told += 1;
+        if gossip.which != self.told {
+            let (number, which, told) = (self.number, gossip.which, self.told);
+            self.witness.complaints.add(format!("message {which} for gossip {number} came in place of {told}"));
+        }
     }
 
-    fn on_sent(&mut self, _connection: &mut Connection<'_, Gossip>, bytes: usize) {
+    fn on_sent(&mut self, connection: &mut Connection<'_, Gossip>, bytes: usize) {
+        self.is_served(connection.now());
         self.witness.sends(bytes);
     }
 
@@ -109,7 +140,7 @@ impl Handler for Gossiping {
         let mut known = self.village.known();
         if let Some(own) = known.latest.iter_mut().find(|other| other.number == self.number) {
             own.is_over = true;
-            if *reason == CloseReason::AbortedByHandle && !own.was_aborted {
+            if *reason == CloseReason::AbortedByHandle && own.aborted_at.is_none() {
                 self.witness.complaints.add(format!("gossip {} was aborted, but nobody meant it", self.number));
             }
         }

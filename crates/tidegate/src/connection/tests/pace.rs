@@ -160,6 +160,24 @@ fn a_paused_connection_with_nothing_to_do_is_idle() {
     assert_closed_in_order(bench, CloseReason::IdleTimeout);
 }
 
+/// Who wanted to speak and found no send memory is silent because of the server.
+#[test]
+fn waiting_for_send_memory_is_no_silence_and_the_whole_time_runs_afterwards() {
+    let mut bench = bench();
+    assert_eq!(bench.steps(), ["Receive"]);
+    let used = use_up(&bench.pools.lease);
+    bench.send(vec![1; 10_000]).expect_err("beyond its floor");
+    assert!(bench.machine.waits_for_memory());
+    bench.pass(60 * SECOND);
+    assert!(bench.machine.is_open(), "it has waited for memory all the time");
+    bench.pools.lease.refund(used);
+    bench.machine.memory_is_back();
+    bench.pass(2 * SECOND);
+    assert!(bench.machine.is_open(), "its silence begins when the wait is over, give or take a look");
+    bench.pass(10 * SECOND);
+    assert!(!bench.machine.is_open());
+}
+
 #[test]
 fn without_timeouts_nothing_is_looked_at_and_nothing_ends() {
     let mut bench = Bench::roomy();

@@ -154,28 +154,35 @@ fn new_rules_make_no_room_for_what_was_refused_for_lack_of_memory() {
     }
 }
 
-/// The timer was still set to what the rules before had allowed, from when the queue had been above their mark: with shorter limits the
-/// connection outlived them by as much.
+/// The timer stayed where the old rules had set it, or there was none, when the queue was short at the change and grew only afterwards: a
+/// consumer that was too slow by the new rules was ended late, or never.
 #[test]
-fn shorter_limits_of_new_rules_move_the_timer_that_those_before_had_set() {
-    let limits = |millis, mark| FlowControl {
-        over_mark_limit: Some(Duration::from_millis(millis)),
-        high_mark_bytes: mark,
-        low_mark_bytes: mark,
-        ..small_queue()
-    };
-    let mut bench = Bench::with_queue(8, 1 << 20, small_flow(), &limits(60_000, 0));
-    let begun = bench.occupy();
-    bench.send(vec![1; 1_000]).expect("taken");
-    assert!(bench.machine.wants_rearming());
-    assert_eq!(bench.machine.next_look(bench.now, &bench.pools), bench.now + Duration::from_secs(60));
-    // No longer above the mark, and then above it again.
-    bench.machine.set_flow(limits(50, 2_000), bench.now, &mut bench.pools).expect("sound");
-    bench.machine.wants_rearming();
-    bench.send(vec![1; 2_000]).expect("taken");
-    assert!(bench.machine.wants_rearming(), "the timer is in a minute");
-    assert_eq!(bench.machine.next_look(bench.now, &bench.pools), bench.now + Duration::from_millis(50));
-    bench.pass(Duration::from_millis(50));
-    assert_eq!(bench.machine.ending(), Some(CloseReason::SlowConsumer));
-    drop(begun);
+fn a_limit_of_time_that_comes_with_other_rules_is_kept_also_when_the_queue_was_short_at_the_change() {
+    let rules = |limit: Option<u64>| FlowControl { over_mark_limit: limit.map(Duration::from_secs), ..small_queue() };
+    for old in [Some(60), None] {
+        let mut bench = Bench::with_queue(8, 1 << 20, small_flow(), &rules(old));
+        let mut armed = Time::MAX;
+        // As an I/O thread does it: it sets the timer when it is asked to, and at no other time.
+        let mut arm = |bench: &mut Bench| {
+            if bench.machine.wants_rearming() {
+                armed = bench.machine.next_look(bench.now, &bench.pools);
+            }
+            armed
+        };
+        let begun = bench.occupy();
+        bench.send(vec![1; 15_000]).expect("taken");
+        bench.machine.set_flow(rules(old), bench.now, &mut bench.pools).expect("rules that fit");
+        arm(&mut bench);
+        bench.sent_all(begun);
+        let begun = bench.gather();
+        arm(&mut bench);
+        bench.machine.set_flow(rules(Some(1)), bench.now, &mut bench.pools).expect("rules that fit");
+        arm(&mut bench);
+        assert!(matches!(bench.send(vec![2; 15_000]), Ok(Sent::OverMark)));
+        let (armed, due) = (arm(&mut bench), bench.now + Duration::from_secs(1));
+        assert!(armed <= due, "it is due at {due}, and the timer is set to {armed} (the old limit: {old:?} s)");
+        bench.wait(Duration::from_secs(1));
+        assert_eq!(bench.machine.reason, Some(CloseReason::SlowConsumer));
+        drop(begun);
+    }
 }

@@ -82,6 +82,8 @@ pub(super) fn a_failed_accept_uses_one_credit_and_is_not_tried_again<F: Fixture>
     let mut rig = Rig::<F>::short_of_descriptors();
     let (listener, address) = rig.listen();
     let peer = rig.fixture.connect_peer(address, None);
+    // It is in the backlog when there is credit: one that comes later may make one accept fail, and not each.
+    rig.expect_quiet();
     rig.fixture.refuse_descriptors(true);
     rig.accept(listener, 3);
     for _ in 0..3 {

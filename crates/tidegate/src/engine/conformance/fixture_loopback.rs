@@ -233,7 +233,12 @@ impl Peer for TcpPeer {
     }
 
     fn try_read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.0.read(bytes)
+        let count = self.0.read(bytes)?;
+        // A reset that comes behind an end is not told by a read, and loses on the way what has not arrived: only the socket knows.
+        match (count, bytes.len()) {
+            (0, 1..) if self.0.take_error()?.is_some() => Err(io::ErrorKind::ConnectionReset.into()),
+            _ => Ok(count),
+        }
     }
 
     fn finish(&mut self) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::engine::accept_error::accept_error;
 use crate::engine::{SocketOptions, apply_socket_options};
 use crate::memory::{Gather, ReceiveArena};
 
@@ -201,7 +202,7 @@ pub(super) fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
 
 /// Takes a connection from the backlog of a non-blocking listener; `WouldBlock` when there is none.
 pub(super) fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, SocketAddr)> {
-    let (socket, address) = SockRef::from(listener).accept()?;
+    let (socket, address) = SockRef::from(listener).accept().map_err(accept_error)?;
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
     Ok((OwnedFd::from(socket), address.as_socket().unwrap_or(unknown)))
 }

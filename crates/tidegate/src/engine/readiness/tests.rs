@@ -594,3 +594,78 @@ fn a_receive_that_finds_the_system_without_memory_may_be_asked_for_again() {
         bench.expect("the pause", |event| matches!(event, Event::ReceivePaused { .. }));
     }
 }
+
+/// Others come first while there is more to hear of than one wait tells, but not for ever.
+#[test]
+fn one_that_has_more_is_served_although_every_wait_brings_all_that_it_can() {
+    const SOCKETS: usize = 40;
+    let mut bench = Bench::new(SOCKETS as u32 + 1, BUFFER_BYTES);
+    let (large, mut its_peer) = bench.pair();
+    let mut pairs: Vec<_> = (0..SOCKETS).map(|_| bench.pair()).collect();
+    bench.engine.receive(large).expect("a live socket");
+    for (socket, _) in &pairs {
+        bench.engine.receive(*socket).expect("a live socket");
+    }
+    bench.expect_quiet();
+    its_peer.write_all(&pattern(10 * BUFFER_BYTES)).expect("there is room");
+    let (mut got, mut full) = (0, 0);
+    bench.until("all of the large one", |bench| {
+        for (_, peer) in &mut pairs {
+            peer.write_all(b".").expect("there is room");
+        }
+        full += u32::from(bench.engine.selector.is_full());
+        got += bench.received(large).len();
+        bench.events.clear();
+        got == 10 * BUFFER_BYTES
+    });
+    assert!(full >= 10, "{full} waits brought all that they could: this would prove nothing");
+}
+
+/// A flood of connections leaves room for the data of those that are there.
+#[test]
+fn one_poll_takes_so_many_connections_and_no_more() {
+    let mut bench = Bench::new(1, BUFFER_BYTES);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let listener = bench.engine.listen(listener.into());
+    let peers: Vec<_> = (0..100).map(|_| TcpStream::connect(address).expect("the backlog has room")).collect();
+    bench.engine.accept(listener, 100);
+    assert_eq!((bench.turn(), bench.turn(), bench.turn()), (64, 36, 0));
+    drop(peers);
+}
+
+/// The peer has said something before it was told that we are connected: both are one change.
+#[test]
+fn what_comes_with_the_end_of_a_connect_is_received_without_being_told_again() {
+    let mut bench = Bench::new(1, BUFFER_BYTES);
+    let socket = bench.engine.connect(bench.home.local_addr().expect("its address"), None).expect("a place");
+    bench.engine.receive(socket).expect("a live socket");
+    bench.engine.do_recorded(&mut bench.events);
+    let (mut peer, _) = bench.home.accept().expect("a connection");
+    peer.write_all(b"welcome").expect("there is room");
+    bench.expect("the connect", |event| matches!(event, Event::Connected { result: Ok(_), .. }));
+    bench.expect_bytes(socket, b"welcome");
+}
+
+/// Who floods a connection that is being thrown away gets no more of the thread than others.
+#[test]
+fn one_poll_throws_away_a_share_of_a_flood_and_comes_back_for_the_rest() {
+    let mut bench = Bench::new(1, BUFFER_BYTES);
+    let (socket, mut peer) = bench.pair();
+    let block = pattern(100_000);
+    let mut written = 0;
+    while let Ok(count) = peer.write(&block) {
+        written += count;
+    }
+    assert!(written > 500_000, "{written} bytes: this would prove nothing");
+    bench.engine.discard(socket).expect("a live socket");
+    let mut thrown = 0;
+    bench.until("all to be thrown away", |bench| {
+        for event in bench.events.drain(..) {
+            let Event::Discarded { bytes, .. } = event else { panic!("{event:?}") };
+            assert!(bytes < BUFFER_BYTES + (64 << 10), "{bytes} bytes in one poll");
+            thrown += bytes;
+        }
+        thrown == written
+    });
+}

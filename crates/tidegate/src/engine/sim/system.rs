@@ -42,7 +42,7 @@ impl Ring {
     /// The backlog has grown: accepts what there is credit for.
     pub(super) fn backlog_grew(&mut self, number: u32, network: &mut Network) {
         if let Some(place) = self.listeners.iter().position(|listener| listener.number == number) {
-            self.attempt_accept(ListenerId(place as u32), network);
+            self.attempt_accept(ListenerId(place as u32), false, network);
         }
     }
 
@@ -162,7 +162,7 @@ impl Ring {
                     && !state.closing
                 {
                     state.credit += u64::from(count);
-                    self.attempt_accept(listener, network);
+                    self.attempt_accept(listener, true, network);
                 }
             }
             Submission::CloseListener { listener, sweep } => self.sweep(listener, sweep, network),
@@ -391,8 +391,11 @@ impl Ring {
         self.try_close(id, network);
     }
 
-    fn attempt_accept(&mut self, listener: ListenerId, network: &mut Network) {
-        loop {
+    /// Accepts what the backlog holds, as far as there is credit. An accept that fails leaves the rest where it is, unless it was asked
+    /// for just now (E7).
+    fn attempt_accept(&mut self, listener: ListenerId, is_asked: bool, network: &mut Network) {
+        let mut has_failed = false;
+        while is_asked || !has_failed {
             let Some(state) = self.listeners.get_mut(listener.0 as usize) else { return };
             if state.credit == 0 || network.backlog(state.number) == 0 {
                 return;
@@ -402,12 +405,14 @@ impl Ring {
             if network.fate.strikes(Fault::AcceptFailed) {
                 let entry = Entry::AcceptFailed { listener, failure: Failure::TooManyFiles };
                 self.report_accept(listener, entry, network);
+                has_failed = true;
             } else if network.fate.strikes(Fault::AcceptAborted) {
                 if let Some(endpoint) = network.take_connection(number) {
                     network.close(endpoint, CloseMode::Abort);
                 }
                 let entry = Entry::AcceptFailed { listener, failure: Failure::Aborted };
                 self.report_accept(listener, entry, network);
+                has_failed = true;
             } else {
                 self.take_connection(listener, network);
             }

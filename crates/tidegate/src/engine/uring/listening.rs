@@ -11,6 +11,7 @@ use io_uring::{opcode, types};
 
 use super::ACCEPTS_POSTED;
 use super::raw::{self, KernelAddress};
+use crate::engine::accept_error::accept_error;
 use crate::engine::{Completion, ListenerId};
 
 /// A bound and listening socket.
@@ -186,7 +187,8 @@ impl Listeners {
             let stream = UringStream(unsafe { OwnedFd::from_raw_fd(result) });
             out.push(Completion::Accepted { listener, stream, peer: address.to_std() });
         } else {
-            out.push(Completion::AcceptFailed { listener, error: io::Error::from_raw_os_error(-result) });
+            let error = accept_error(io::Error::from_raw_os_error(-result));
+            out.push(Completion::AcceptFailed { listener, error });
         }
         listener
     }
@@ -213,7 +215,7 @@ fn sweep_backlog(socket: &OwnedFd, listener: ListenerId, sweep: u32, out: &mut V
     }
     let mut taken = 0;
     while taken < sweep {
-        match raw::accept_now(socket.as_raw_fd()) {
+        match raw::accept_now(socket.as_raw_fd()).map_err(accept_error) {
             Ok((descriptor, peer)) => {
                 taken += 1;
                 out.push_back(Completion::Accepted { listener, stream: UringStream(descriptor), peer });

@@ -18,7 +18,7 @@ use crate::engine::EngineConfig;
 use crate::engine::sim::{Faults, SimClog, SimEngine, SimStream, World};
 use crate::io_thread::{HANDOVER_CONNECTIONS, Handover, IoThread, ServerShared, Setup};
 use crate::memory::SendReserve;
-use crate::surface::{BindError, Report, ServerBuilder, ServerHandle};
+use crate::surface::{BindError, Report, ServerBuilder, ServerHandle, WhenFull};
 use crate::sync::Arc;
 use crate::time::Time;
 
@@ -99,6 +99,8 @@ struct Served {
     shared: Arc<ServerShared>,
     reserve: Arc<SendReserve>,
     connections_max: u32,
+    /// Who comes beyond that waits in the backlog, and is not turned away.
+    waits_when_full: bool,
 }
 
 /// A client that has not begun.
@@ -206,7 +208,8 @@ impl Simulation {
             };
             self.threads.push(Some(IoThread::new(setup)));
         }
-        self.server = Some(Served { shared, reserve, connections_max: limits.max_connections });
+        let waits_when_full = limits.when_full == WhenFull::Wait;
+        self.server = Some(Served { shared, reserve, connections_max: limits.max_connections, waits_when_full });
         Ok(addresses)
     }
 
@@ -323,13 +326,21 @@ impl Simulation {
         Err(self.violation(format!("I/O thread {number} has ended with {}", left.join(", "))))
     }
 
-    /// What must hold at any time.
-    fn check_server(&mut self) -> Result<(), Violation> {
-        self.world.check();
+    /// What must hold at any time, and costs little to look at.
+    fn check_ceilings(&self) -> Result<(), Violation> {
         let Some(server) = &self.server else { return Ok(()) };
         let connections = server.shared.connections();
         if connections > server.connections_max {
             let what = format!("{connections} connections, but the limit is {}", server.connections_max);
+            return Err(self.violation(what));
+        }
+        // Who refuses takes a few more, to turn them away.
+        let places = server.shared.places_taken();
+        if server.waits_when_full && places > server.connections_max {
+            let what = format!(
+                "{places} connections and accepts that were asked for, but the limit is {}",
+                server.connections_max
+            );
             return Err(self.violation(what));
         }
         let charged: usize = self.threads.iter().flatten().map(IoThread::charged_bytes).sum();
@@ -347,12 +358,25 @@ impl Simulation {
                 return Err(self.violation(format!("{jobs} jobs of a thread outstanding, but the limit is {most}")));
             }
         }
+        Ok(())
+    }
+
+    /// What must hold at any time, and takes a walk through all that there is.
+    fn check_server(&mut self) -> Result<(), Violation> {
+        self.world.check();
+        self.check_ceilings()?;
         let limit = self.threads.iter().flatten().map(IoThread::queue_bytes_limit).max().unwrap_or(0);
         let queued = self.threads.iter_mut().flatten().map(IoThread::queued_bytes_max).max().unwrap_or(0);
         if queued > limit {
             return Err(self.violation(format!("a send queue of {queued} bytes, but the limit is {limit}")));
         }
         if let Some(what) = self.threads.iter_mut().flatten().find_map(IoThread::neglected) {
+            return Err(self.violation(what));
+        }
+        if let Some(what) = self.threads.iter_mut().flatten().find_map(IoThread::miscounted_line) {
+            return Err(self.violation(what));
+        }
+        if let Some(what) = self.threads.iter_mut().flatten().find_map(IoThread::lost_timer) {
             return Err(self.violation(what));
         }
         let short = self.threads_short_of_memory();

@@ -29,7 +29,7 @@ pub(super) enum Plan {
 /// The token of all plans; those below are of clients.
 const PLAN: u64 = u64::MAX;
 
-/// The server's own invariants walk all tables, so they are checked after this many steps.
+/// Those of the server's own invariants that walk all tables are checked after this many steps, its ceilings after each.
 const STEPS_PER_CHECK: u64 = 64;
 
 impl Simulation {
@@ -189,6 +189,7 @@ impl Simulation {
             Step::Idle => return Ok(false),
         }
         self.check_invariants()?;
+        self.check_ceilings()?;
         if self.steps.is_multiple_of(STEPS_PER_CHECK) {
             self.check_server()?;
         }
