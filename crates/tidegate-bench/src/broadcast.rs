@@ -92,7 +92,6 @@ fn take_turn(command: &ServerCommand, options: &Options, round: usize, contestan
     let client = Usage::of(std::process::id())?.since(client_before);
     Ok(Slice {
         round,
-        start: 0,
         contestant,
         requests: bytes / options.size as u64,
         elapsed_ns,

@@ -21,19 +21,17 @@ struct Met {
 }
 
 impl Met {
-    fn run(&mut self, seed: u64) {
-        match worlds::run(seed, 0) {
-            Ok((outcome, simulation)) => {
-                assert!(outcome.completions >= worlds::COMPLETIONS_LEAST, "seed {seed}: {outcome:?}");
-                assert!(outcome.report.connections() >= worlds::CONNECTIONS_LEAST, "seed {seed}: {outcome:?}");
-                for (fault, times) in simulation.faults_struck() {
-                    self.faults.add(format!("{fault:?}"), times);
-                }
-                for (reason, times) in outcome.report.closed_by_reason() {
-                    self.reasons.add(reason.to_owned(), times);
-                }
-            }
-            Err(violation) => panic!("{violation}"),
+    /// Runs `seed` and adds what it has met.
+    fn run(met: &Mutex<Self>, seed: u64) {
+        let (outcome, simulation) = worlds::run(seed, 0).unwrap_or_else(|violation| panic!("{violation}"));
+        assert!(outcome.completions >= worlds::COMPLETIONS_LEAST, "seed {seed}: {outcome:?}");
+        assert!(outcome.report.connections() >= worlds::CONNECTIONS_LEAST, "seed {seed}: {outcome:?}");
+        let mut met = met.lock().expect("no run panics while it adds");
+        for (fault, times) in simulation.faults_struck() {
+            met.faults.add(format!("{fault:?}"), times);
+        }
+        for (reason, times) in outcome.report.closed_by_reason() {
+            met.reasons.add(reason.to_owned(), times);
         }
     }
 }
@@ -45,21 +43,13 @@ fn in_hundreds_of_hostile_worlds_every_byte_comes_back_in_order_or_the_connectio
     std::thread::scope(|scope| {
         for _ in 0..processors {
             scope.spawn(|| {
-                let mut own = Met::default();
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= SEEDS {
-                        break;
-                    }
-                    own.run(seed);
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&seed| seed < SEEDS) {
+                    Met::run(&met, seed);
                 }
-                let mut met = met.lock().expect("no run has panicked");
-                met.faults.add_all(&own.faults);
-                met.reasons.add_all(&own.reasons);
             });
         }
     });
-    let Met { faults, reasons } = met.into_inner().expect("no run has panicked");
+    let Met { faults, reasons } = met.into_inner().expect("no run panics while it adds");
     assert_eq!(faults.too_rare(1, None), [""; 0]);
     assert_eq!(reasons.too_rare(1, None), [""; 0]);
     let mut all: Vec<&str> = reasons.iter().map(|(reason, _)| reason).collect();

@@ -21,8 +21,8 @@ struct Arguments {
     /// Turns per server and scenario.
     #[arg(long, default_value_t = 12)]
     rounds: usize,
-    /// How often the servers are started in each scenario; the rounds are shared out. Two starts of one program differ by up to a few per cent, for
-    /// instance by where their memory lies: from six on it is said what the ratios are over all starts.
+    /// How often the servers are started in each scenario; the rounds are shared out. Two starts of one program differ by up to a few per cent:
+    /// from six on it is said what the ratios are over all starts.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     starts: u16,
     /// Milliseconds per turn; four times that with 10,000 connections.

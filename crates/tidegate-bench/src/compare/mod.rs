@@ -7,6 +7,7 @@ pub(crate) mod summary;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,6 +85,12 @@ pub struct Options {
     pub json: Option<PathBuf>,
 }
 
+/// The rounds of each start: as many starts as are asked for, or fewer where there are not rounds for all.
+fn rounds_by_start(rounds: usize, starts: usize) -> Vec<Range<usize>> {
+    let each = rounds.div_ceil(starts.max(1)).max(1);
+    (0..rounds).step_by(each).map(|first| first..rounds.min(first + each)).collect()
+}
+
 /// The results of one scenario.
 #[derive(Debug, Serialize)]
 struct ScenarioResult {
@@ -117,7 +124,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     for scenario in &options.scenarios {
         let result = run_scenario(scenario, options)?;
         report::print_table(scenario, &result);
-        report::print_starts(&result, options.starts);
+        report::print_starts(&result, &rounds_by_start(options.rounds, options.starts));
         results.push(result);
     }
     report::print_facts(&facts);
@@ -147,11 +154,9 @@ pub(crate) fn enter_private_network() -> bool {
 fn run_scenario(scenario: &Scenario, options: &Options) -> io::Result<ScenarioResult> {
     let slice = options.slice * scenario.slice_factor;
     let mut record = Record::default();
-    let rounds_each = options.rounds.div_ceil(options.starts.max(1));
-    for (start, first) in (0..options.rounds).step_by(rounds_each.max(1)).enumerate() {
-        let rounds = first..options.rounds.min(first + rounds_each);
+    for rounds in rounds_by_start(options.rounds, options.starts) {
         let mut contestants = start_all(scenario, options)?;
-        rounds::run(&mut contestants, start, rounds, slice, options, &mut record)?;
+        rounds::run(&mut contestants, rounds, slice, options, &mut record)?;
     }
     let names: Vec<&str> = options.servers.iter().map(|one| one.name.as_str()).collect();
     Ok(ScenarioResult {
@@ -207,5 +212,18 @@ fn print_validity(results: &[ScenarioResult]) {
     if let Some(ratio) = by_name.get("bare").and_then(|bare| bare.ratio_to("tokio")) {
         let verdict = if ratio.median >= VALID_RATIO { "valid" } else { "not valid" };
         println!("{verdict}: bare/tokio = {:.3} (needs {VALID_RATIO})", ratio.median);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_belongs_to_one_start_and_no_start_is_without() {
+        assert_eq!(rounds_by_start(10, 4), [0..3, 3..6, 6..9, 9..10]);
+        assert_eq!(rounds_by_start(2, 5), [0..1, 1..2]);
+        assert_eq!(rounds_by_start(7, 1), std::slice::from_ref(&(0..7)));
+        assert_eq!(rounds_by_start(0, 3), []);
     }
 }

@@ -1,5 +1,7 @@
 //! What a person reads: one table per scenario, and the machine.
 
+use std::ops::Range;
+
 use crate::machine::Facts;
 use crate::scenario::Scenario;
 use crate::verdict::{Goal, judge};
@@ -50,8 +52,9 @@ pub(super) fn print_table(scenario: &Scenario, result: &ScenarioResult) {
 const PEERS: [&str; 3] = ["bare", "bare-epoll", "tokio"];
 
 /// Prints the ratios over all starts, if there were several: a sentence for each server and each that others are held against.
-pub(super) fn print_starts(result: &ScenarioResult, starts: usize) {
-    if starts < 2 {
+pub(super) fn print_starts(result: &ScenarioResult, starts: &[Range<usize>]) {
+    let count = starts.len();
+    if count < 2 {
         return;
     }
     for (number, other) in result.servers.iter().enumerate() {
@@ -59,8 +62,8 @@ pub(super) fn print_starts(result: &ScenarioResult, starts: usize) {
             continue;
         }
         for server in result.servers.iter().filter(|server| server.name != other.name) {
-            let what = format!("{} to {}, ({}), of {starts} starts", server.name, other.name, result.name);
-            println!("{}", judge(&what, server.ratios_by_start(other), starts, Goal::Known));
+            let what = format!("{} to {}, ({}), of {count} starts", server.name, other.name, result.name);
+            println!("{}", judge(&what, server.ratios_by_start(other, starts), count, Goal::Known));
         }
     }
 }

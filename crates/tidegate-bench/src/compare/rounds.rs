@@ -29,8 +29,6 @@ pub struct Contestant {
 pub struct Slice {
     /// In which round it was.
     pub round: usize,
-    /// Of which start of the servers.
-    pub start: usize,
     /// Which server's it was.
     #[serde(skip)]
     pub contestant: usize,
@@ -60,14 +58,13 @@ pub struct Record {
     pub not_quiet: usize,
 }
 
-/// Gives every contestant, started for the `start`th time, its turns of length `slice` in these rounds.
+/// Gives every contestant its turns of length `slice` in these rounds.
 ///
 /// # Errors
 ///
 /// The first failure of a server or worker, with the server's name.
 pub fn run(
     contestants: &mut [Contestant],
-    start: usize,
     rounds: Range<usize>,
     slice: Duration,
     options: &Options,
@@ -82,8 +79,7 @@ pub fn run(
         }
         for number in order_of(round, contestants.len()) {
             let contestant = &mut contestants[number];
-            let turn =
-                take_turn(contestant, (start, round), number, slice).map_err(|error| named(contestant, &error))?;
+            let turn = take_turn(contestant, round, number, slice).map_err(|error| named(contestant, &error))?;
             if turn.wait <= options.max_wait {
                 record.slices.push(turn);
             } else {
@@ -94,12 +90,7 @@ pub fn run(
     Ok(())
 }
 
-fn take_turn(
-    contestant: &mut Contestant,
-    (start, round): (usize, usize),
-    number: usize,
-    length: Duration,
-) -> io::Result<Slice> {
+fn take_turn(contestant: &mut Contestant, round: usize, number: usize, length: Duration) -> io::Result<Slice> {
     let (server, client) = (contestant.server.pid(), contestant.worker.pid());
     let (server_before, client_before) = (Usage::of(server)?, Usage::of(client)?);
     let turn = contestant.worker.turn(length)?;
@@ -107,7 +98,6 @@ fn take_turn(
     let client = Usage::of(client)?.since(client_before);
     Ok(Slice {
         round,
-        start,
         contestant: number,
         requests: turn.requests,
         elapsed_ns: turn.elapsed_ns,

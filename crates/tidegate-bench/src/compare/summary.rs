@@ -1,6 +1,7 @@
 //! From turns to figures: medians, spreads, ratios of the same round.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -68,23 +69,20 @@ impl ServerSummary {
     /// These ratios to another server one by one, of the rounds in which both had a turn that counts.
     #[must_use]
     pub fn ratios_by_round(&self, other: &ServerSummary) -> Vec<f64> {
-        let (own, theirs): (Vec<_>, Vec<_>) = (self.slices.iter().collect(), other.slices.iter().collect());
-        paired_ratios(&own, &theirs)
+        paired_ratios(&self.of_rounds(0..usize::MAX), &other.of_rounds(0..usize::MAX))
     }
 
-    /// The medians of the ratios to another server, one for each start of both.
+    /// The medians of the ratios to another server, one for each start of both, which these rounds belong to.
     #[must_use]
-    pub fn ratios_by_start(&self, other: &ServerSummary) -> Vec<f64> {
-        let starts = self.slices.iter().map(|slice| slice.start + 1).max().unwrap_or(0);
-        let of = |server: &'_ ServerSummary, start| -> Vec<Slice> {
-            server.slices.iter().filter(|slice| slice.start == start).cloned().collect()
-        };
-        let median = |start| {
-            let (own, theirs) = (of(self, start), of(other, start));
-            let (own, theirs): (Vec<_>, Vec<_>) = (own.iter().collect(), theirs.iter().collect());
-            Spread::of(paired_ratios(&own, &theirs)).map(|spread| spread.median)
-        };
-        (0..starts).filter_map(median).collect()
+    pub fn ratios_by_start(&self, other: &ServerSummary, starts: &[Range<usize>]) -> Vec<f64> {
+        let ratios = starts
+            .iter()
+            .map(|rounds| paired_ratios(&self.of_rounds(rounds.clone()), &other.of_rounds(rounds.clone())));
+        ratios.filter_map(|ratios| Some(Spread::of(ratios)?.median)).collect()
+    }
+
+    fn of_rounds(&self, rounds: Range<usize>) -> Vec<&Slice> {
+        self.slices.iter().filter(|slice| rounds.contains(&slice.round)).collect()
     }
 }
 
@@ -166,7 +164,6 @@ mod tests {
     fn slice(round: usize, contestant: usize, requests: u64) -> Slice {
         Slice {
             round,
-            start: round / 2,
             contestant,
             requests,
             elapsed_ns: 1_000_000_000,
@@ -204,8 +201,9 @@ mod tests {
         ]
         .concat();
         let summaries = sum_up(&["x", "y"], &slices);
-        assert_eq!(summaries[1].ratios_by_start(&summaries[0]), [3.0, 4.0]);
-        assert_eq!(summaries[0].ratios_by_start(&summaries[1]).len(), 2);
+        let starts = [0..2, 2..4, 4..6];
+        assert_eq!(summaries[1].ratios_by_start(&summaries[0], &starts), [3.0, 4.0]);
+        assert_eq!(summaries[0].ratios_by_start(&summaries[1], &starts).len(), 2);
     }
 
     #[test]

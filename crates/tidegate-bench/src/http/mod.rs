@@ -157,7 +157,6 @@ fn take_turn(
     let served = Usage::of(pid)?.since(before);
     Ok(Slice {
         round,
-        start: 0,
         contestant: place,
         requests: outcome.requests,
         elapsed_ns,

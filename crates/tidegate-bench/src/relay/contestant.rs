@@ -227,7 +227,6 @@ impl Contestant {
         self.relay.still_runs()?;
         Ok(Slice {
             round,
-            start: 0,
             contestant,
             requests,
             elapsed_ns,

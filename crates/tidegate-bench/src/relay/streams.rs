@@ -97,9 +97,12 @@ impl Streams {
         let ends: Vec<usize> = self.places.iter().map(|place| place + CHECKED_BYTES).collect();
         let mut left = ends.len();
         let mut buffer = vec![0; 64 << 10];
+        let mut heard = Instant::now();
         while left > 0 {
             let ready: Vec<u64> = poll.wait(PATIENCE.as_millis() as i32)?.collect();
-            if ready.is_empty() {
+            if !ready.is_empty() {
+                heard = Instant::now();
+            } else if heard.elapsed() >= PATIENCE {
                 let number = (0..ends.len()).find(|&number| self.places[number] < ends[number]).unwrap_or(0);
                 let (place, seconds) = (self.places[number], PATIENCE.as_secs());
                 let text =

@@ -27,7 +27,7 @@
 //!   listener. Each one taken is one [`Completion::Accepted`] and uses one credit. Without credit nothing is taken: what arrives waits in
 //!   the backlog.
 //! - **E7.** [`Completion::AcceptFailed`] also uses one credit, whatever the error (`EMFILE`, `ENFILE`, `ENOBUFS`, a connection that was
-//!   reset while it waited). The engine doesn't try again by itself: what waits in the backlog then may stay there, whatever credit is
+//!   reset while it waited). An error of the connection itself, which says nothing about the next, is `ConnectionAborted`. The engine doesn't try again by itself: what waits in the backlog then may stay there, whatever credit is
 //!   left, until another connection arrives or `accept` is called. With a count of 0, it adds nothing and has the engine look again.
 //! - **E8.** [`close_listener`](Engine::close_listener) takes back unused credit, then accepts what the backlog holds, each
 //!   an `Accepted`, at most `sweep` from this call on (accepts that had completed already included); then closes

@@ -63,16 +63,6 @@ impl Occurrences {
         occurrence.times += times;
     }
 
-    /// Adds what has happened in other runs.
-    #[allow(dead_code, reason = "for tests that have runs on several threads")]
-    pub fn add_all(&mut self, others: &Self) {
-        for (what, other) in &others.counted {
-            let occurrence = self.counted.entry(what.clone()).or_default();
-            occurrence.runs += other.runs;
-            occurrence.times += other.times;
-        }
-    }
-
     /// What has happened in fewer runs than it must, of `expected` (of all if that is `None`).
     pub fn too_rare(&self, runs_least: u64, expected: Option<&[&str]>) -> Vec<String> {
         let rare = self.counted.iter().filter(|(_, occurrence)| occurrence.runs < runs_least.max(1));
